@@ -1,0 +1,1 @@
+"""The Feast repository: definitions, offline files, online reads."""

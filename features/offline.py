@@ -1,0 +1,199 @@
+"""The offline side: rows of item codes and user histories, and the files they lie in.
+
+One directory per codebook holds two parquet files, which are the source of everything Feast
+serves and of every training set. Their schemas are written here once; Feast's fields are generated
+from them (`features.definitions`). Nothing here imports Feast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hymirec.errors import DataError, VersionError
+from hymirec.history import History, pack, pack_codes, unpack
+from hymirec.home import Home
+from hymirec.schema import ITEM_ID, TIMESTAMP, USER_ID
+
+CODE = "code"
+HISTORY = "history"
+NUM_EVENTS = "num_events"
+EVENT_TIMESTAMP = "event_timestamp"
+CREATED = "created"
+
+_TIME = pa.timestamp("us", tz="UTC")
+ITEM_SCHEMA = pa.schema(
+    [(ITEM_ID, pa.string()), (CODE, pa.binary()), (EVENT_TIMESTAMP, _TIME), (CREATED, _TIME)]
+)
+HISTORY_SCHEMA = pa.schema(
+    [
+        (USER_ID, pa.string()),
+        (HISTORY, pa.binary()),
+        (NUM_EVENTS, pa.int64()),
+        (EVENT_TIMESTAMP, _TIME),
+        (CREATED, _TIME),
+    ]
+)
+
+
+def item_path(home: Home, codebook_id: str) -> Path:
+    """Name the file of a codebook's item codes."""
+    return home.feast / "offline" / codebook_id / "item_codes.parquet"
+
+
+def history_path(home: Home, codebook_id: str) -> Path:
+    """Name the file of the user histories with a codebook's codes."""
+    return home.feast / "offline" / codebook_id / "user_histories.parquet"
+
+
+def item_rows(
+    item_ids: Sequence[str], codes: NDArray[np.uint8], codebook_id: str, published_at: datetime
+) -> pd.DataFrame:
+    """Make one row per item.
+
+    Args:
+        item_ids: N item ids, each once.
+        codes: uint8 [N, bytes per item].
+        codebook_id: the codebook the codes were made with.
+        published_at: when the codes began to hold, with its time zone.
+
+    Returns:
+        item_id, code (`hymirec.history.pack_codes`), event_timestamp and created.
+
+    Raises:
+        DataError: an item id occurs twice, or there are not as many codes as items.
+    """
+    _item_index(item_ids, codes)
+    if published_at.tzinfo is None:
+        raise DataError(f"item codes: publication time {published_at} has no time zone")
+    return pd.DataFrame(
+        {
+            ITEM_ID: list(item_ids),
+            CODE: pack_codes(codes, codebook_id),
+            EVENT_TIMESTAMP: pd.Timestamp(published_at).tz_convert("UTC"),
+            CREATED: pd.Timestamp(published_at).tz_convert("UTC"),
+        }
+    )
+
+
+def history_rows(
+    interactions: pd.DataFrame,
+    item_ids: Sequence[str],
+    codes: NDArray[np.uint8],
+    codebook_id: str,
+) -> pd.DataFrame:
+    """Make one row per user, with all of the user's events in order of time.
+
+    Args:
+        interactions: canonical interactions (`hymirec.datasets.base.Dataset`); events of one
+            second keep the order they stand in.
+        item_ids: N item ids, each once.
+        codes: uint8 [N, bytes per item], in the order of `item_ids`.
+        codebook_id: the codebook the codes were made with.
+
+    Returns:
+        user_id, history (`hymirec.history.pack`), num_events, event_timestamp (the last event's
+        second: what the row says was true from then on) and created (the same; Feast prefers the
+        later one among rows of one event time), users in the order they first occur.
+
+    Raises:
+        DataError: an interaction has an item that is not in `item_ids`, or no time.
+    """
+    if interactions.empty:
+        raise DataError("user histories: there are no interactions")
+    rows = _item_index(item_ids, codes).get_indexer(pd.Index(interactions[ITEM_ID]))
+    unknown = interactions[ITEM_ID][rows < 0]
+    if len(unknown):
+        names = ", ".join(map(repr, unknown.unique()[:5]))
+        raise DataError(
+            f"user histories: {len(unknown)} interactions with items that have no code: {names}"
+        )
+    if interactions[TIMESTAMP].isna().any():
+        raise DataError(f"user histories: column {TIMESTAMP} has missing values")
+    times = interactions[TIMESTAMP].dt.as_unit("ns").astype("int64").to_numpy() // 1_000_000_000
+    users, user_ids = pd.factorize(interactions[USER_ID])
+    order = np.lexsort((times, users))  # stable
+    items, times, codes = interactions[ITEM_ID].to_numpy()[order], times[order], codes[rows[order]]
+    ends = np.cumsum(np.bincount(users))
+    starts = np.concatenate(([0], ends[:-1]))
+    blobs = [
+        pack(History(items[start:end].tolist(), times[start:end], codes[start:end], codebook_id))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+    last_events = pd.to_datetime(times[ends - 1], unit="s", utc=True)
+    return pd.DataFrame(
+        {
+            USER_ID: list(user_ids),
+            HISTORY: blobs,
+            NUM_EVENTS: ends - starts,
+            EVENT_TIMESTAMP: last_events,
+            CREATED: last_events,
+        }
+    )
+
+
+def write(home: Home, codebook_id: str, items: pd.DataFrame, histories: pd.DataFrame) -> None:
+    """Write both files of a codebook, each whole or not at all.
+
+    Args:
+        home: the home to write into.
+        codebook_id: the codebook the rows were made with.
+        items: rows of `item_rows`.
+        histories: rows of `history_rows`.
+
+    Raises:
+        DataError: a column is missing or has values of another type than its schema says.
+    """
+    _write_table(item_path(home, codebook_id), items, ITEM_SCHEMA)
+    _write_table(history_path(home, codebook_id), histories, HISTORY_SCHEMA)
+
+
+def read_histories(home: Home, codebook_id: str) -> dict[str, History]:
+    """Read all histories of a codebook by user id, in the order of the file.
+
+    Raises:
+        VersionError: none were published with this codebook, or the file holds another's.
+        DataError: the file is damaged.
+    """
+    path = history_path(home, codebook_id)
+    try:
+        table = pq.read_table(path, columns=[USER_ID, HISTORY])
+    except FileNotFoundError as error:
+        raise VersionError(f"no histories with codes of codebook {codebook_id}: {path}") from error
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: not a readable parquet file: {error}") from error
+    pairs = zip(table[USER_ID].to_pylist(), table[HISTORY].to_pylist(), strict=True)
+    return {user_id: unpack(blob, codebook_id) for user_id, blob in pairs}
+
+
+def _item_index(item_ids: Sequence[str], codes: NDArray[np.uint8]) -> pd.Index[Any]:
+    index = pd.Index(list(item_ids), dtype="object")
+    if len(index) != len(codes):
+        raise DataError(f"item codes: {len(index)} items and {len(codes)} codes")
+    if not index.is_unique:
+        raise DataError(f"item codes: item {index[index.duplicated()][0]!r} occurs twice")
+    return index
+
+
+def _write_table(path: Path, rows: pd.DataFrame, schema: pa.Schema) -> None:
+    """Write by a temporary file beside the target, so that a reader never meets half a file."""
+    try:
+        table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path.name}: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Prefect flows: validate, encode, publish, train, evaluate, register, promote."""

@@ -1,0 +1,41 @@
+"""The first step: files of any supported form to canonical tables in the home."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from hymirec.datasets import Dataset, load, read, write
+from hymirec.home import Home
+from hymirec.schema import ITEM_ID, USER_ID
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """Where a data set's canonical tables lie; this is what tasks hand on."""
+
+    name: str
+    directory: Path
+    digest: str
+
+    def read(self) -> Dataset:
+        """Load the tables."""
+        return read(self.directory)
+
+
+def ingest(home: Home, source: Path) -> DataRef:
+    """Read a folder of data and keep its canonical form, once per content."""
+    dataset = load(source)
+    digest = dataset.digest()
+    directory = home.data / digest
+    if not directory.exists():
+        write(dataset, directory)
+    log.info(
+        "data: %s, %d interactions of %d users with %d of %d items, digest %s",
+        dataset.name, len(dataset.interactions), dataset.interactions[USER_ID].nunique(),
+        dataset.interactions[ITEM_ID].nunique(), len(dataset.items), digest,
+    )  # fmt: skip
+    return DataRef(dataset.name, directory, digest)

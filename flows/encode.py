@@ -1,0 +1,98 @@
+"""Item text to embeddings to codes: the encoder and the codebook."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flows.data import DataRef
+from flows.steps import StepResult, run_step
+from flows.tracking import log_metrics, replay_training_log, training_log
+from hymirec.codebook.residual import ResidualCodebook
+from hymirec.fit import fit_encoder
+from hymirec.home import Home
+from hymirec.inputs import index_interactions, number_items
+from hymirec.models.nextitem import NextItemRecommender
+from hymirec.recipes import Recipe
+from hymirec.schema import ITEM_ID
+
+TRAINING_LOG = "training.jsonl"
+
+
+def train_encoder(home: Home, data: DataRef, recipe: Recipe, run_id: str) -> StepResult:
+    """Train the content encoder and embed the catalogue."""
+
+    def work(output: Path, checkpoints: Path) -> None:
+        dataset = data.read()
+        index = number_items(dataset.items[ITEM_ID].tolist())
+        model, tokenizer = fit_encoder(
+            dataset.items,
+            index_interactions(dataset.interactions, index),
+            recipe,
+            directory=checkpoints / "trainer",
+            log_metrics=training_log(run_id, checkpoints / TRAINING_LOG),
+        )
+        model.save(output / "first_stage")
+        tokenizer.save(str(output / "tokenizer.json"))
+        save_file({"items": model.item_vectors().contiguous()}, output / "embeddings.safetensors")
+        (checkpoints / TRAINING_LOG).rename(output / TRAINING_LOG)
+
+    inputs = {
+        "data": data.digest,
+        **recipe.model_dump(mode="json", include={"encoder", "first_stage", "first_training"}),
+    }
+    step = run_step(home, "encoder", inputs, work)
+    if step.skipped:
+        replay_training_log(run_id, step.directory / TRAINING_LOG)
+    return step
+
+
+def read_first_stage(encoder: StepResult) -> NextItemRecommender:
+    """The trained first-stage model."""
+    return NextItemRecommender.load(encoder.directory / "first_stage")
+
+
+def read_embeddings(encoder: StepResult) -> Tensor:
+    """Unit item embeddings [N + 1, D]; row 0 is padding."""
+    return load_file(encoder.directory / "embeddings.safetensors")["items"]
+
+
+def build_codebook(home: Home, encoder: StepResult, recipe: Recipe, run_id: str) -> StepResult:
+    """Fit the codebook on the catalogue and encode every item; log its health."""
+
+    def work(output: Path, checkpoints: Path) -> None:
+        embeddings = read_embeddings(encoder)[1:]
+        codebook = ResidualCodebook.fit(
+            embeddings, recipe.codebook, seed=recipe.first_training.seed
+        )
+        codebook.save(output / "codebook.safetensors")
+        np.save(output / "codes.npy", codebook.encode(embeddings).numpy())
+        health = codebook.health(embeddings) | {"bytes_per_item": float(codebook.bytes_per_item)}
+        (output / "health.json").write_text(json.dumps(health, indent=2))
+
+    inputs = {"encoder": encoder.digest, **recipe.model_dump(mode="json", include={"codebook"})}
+    step = run_step(home, "codebook", inputs, work)
+    health = json.loads((step.directory / "health.json").read_text())
+    log_metrics(run_id, {f"codebook/{name}": value for name, value in health.items()})
+    return step
+
+
+def read_codebook(codebook: StepResult) -> ResidualCodebook:
+    """The fitted codebook."""
+    return ResidualCodebook.load(codebook.directory / "codebook.safetensors")
+
+
+def read_codes(codebook: StepResult) -> NDArray[np.uint8]:
+    """Packed codes, uint8 [N, bytes per item], in the order of the items table."""
+    return np.load(codebook.directory / "codes.npy")
+
+
+def read_items(data: DataRef) -> pd.DataFrame:
+    """The canonical items table; row i is item index i + 1."""
+    return data.read().items

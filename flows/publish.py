@@ -1,0 +1,35 @@
+"""Codes and histories to the feature store: offline files, definitions, online rows."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from features import offline, online
+from flows.data import DataRef
+from flows.encode import read_codebook, read_codes
+from flows.steps import StepResult
+from hymirec.home import Home
+from hymirec.schema import ITEM_ID
+
+log = logging.getLogger(__name__)
+
+
+def publish_features(home: Home, data: DataRef, codebook: StepResult) -> None:
+    """Publish a codebook's item codes and user histories beside those already there.
+
+    Doing it again changes nothing; a step that was cut short is made whole.
+    """
+    book = read_codebook(codebook)
+    codes = read_codes(codebook)
+    dataset = data.read()
+    item_ids = dataset.items[ITEM_ID].tolist()
+    items = offline.item_rows(item_ids, codes, book.id, datetime.now(UTC))
+    histories = offline.history_rows(dataset.interactions, item_ids, codes, book.id)
+    offline.write(home, book.id, items, histories)
+    online.apply(home, book.id)
+    online.materialise(home, book.id)
+    log.info(
+        "publish: %d items and %d histories online, codebook %s",
+        len(items), len(histories), book.id,
+    )  # fmt: skip

@@ -1,0 +1,115 @@
+"""A trained recommender becomes a registered model version."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType
+
+from features.definitions import service_name
+from flows.data import DataRef
+from flows.encode import read_codebook, read_items
+from flows.settings import MODEL_NAME
+from flows.steps import StepResult
+from flows.train import read_recommender, read_training_histories
+from hymirec.home import Home
+from hymirec.package import RecommenderPackage
+from hymirec.recipes import Recipe
+from hymirec.schema import USER_ID
+from hymirec.splits import LeaveLastSplit, count_items
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).parent.parent
+MODEL_CODE = REPOSITORY / "serving" / "model.py"
+SHIPPED_PACKAGES = ("hymirec", "features")
+"""Travel with the model, so that a version answers with the code it was made with."""
+REQUIREMENTS = (
+    "faiss-cpu", "feast", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml",
+    "safetensors", "scipy", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+
+EVALUATION_TAG = "evaluation"
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, USER_ID)]),
+    outputs=Schema([ColSpec(AnyType())]),
+    params=ParamSchema(
+        [
+            ParamSpec("k", DataType.long, 10),
+            ParamSpec("exclude_seen", DataType.boolean, True),
+        ]
+    ),
+)
+
+
+def register_model(
+    home: Home,
+    data: DataRef,
+    codebook: StepResult,
+    recommender: StepResult,
+    evaluation: StepResult,
+    recipe: Recipe,
+) -> ModelVersion:
+    """Log the recommender as an MLflow model in the active run and register it.
+
+    A version that came of the very same evaluation is taken as it is.
+    """
+    client = mlflow.MlflowClient()
+    for known in client.search_model_versions(f"name = '{MODEL_NAME}'"):
+        if known.tags.get(EVALUATION_TAG) == evaluation.digest:
+            log.info("register: this is version %s already", known.version)
+            return known
+    book = read_codebook(codebook)
+    items = read_items(data)
+    users, histories = read_training_histories(home, data, book.id)
+    package = RecommenderPackage.assemble(
+        read_recommender(recommender),
+        items,
+        count_items(LeaveLastSplit(histories).training, len(items)),
+        recipe=recipe.name,
+        data_digest=data.digest,
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        package.save(Path(directory) / "package")
+        logged = mlflow.pyfunc.log_model(
+            name="recommender",
+            python_model=str(MODEL_CODE),
+            artifacts={"package": str(Path(directory) / "package")},
+            code_paths=[str(REPOSITORY / name) for name in SHIPPED_PACKAGES],
+            signature=SIGNATURE,
+            input_example=(pd.DataFrame({USER_ID: users[:1]}), {"k": 10}),
+            pip_requirements=[f"{name}=={_public_version(name)}" for name in REQUIREMENTS],
+        )
+    with contextlib.suppress(MlflowException):  # it exists from the second version on
+        client.create_registered_model(MODEL_NAME)
+    registered = client.create_model_version(
+        MODEL_NAME,
+        source=logged.model_uri,
+        run_id=logged.run_id,
+        model_id=logged.model_id,
+        tags={
+            EVALUATION_TAG: evaluation.digest,
+            "codebook_id": book.id,
+            "data_digest": data.digest,
+            "recipe": recipe.name,
+            "feature_service": service_name(book.id),
+        },
+    )
+    log.info("register: version %s of %s", registered.version, MODEL_NAME)
+    return registered
+
+
+def _public_version(package: str) -> str:
+    """The version without a local part such as `+cpu`, which no index knows."""
+    return version(package).partition("+")[0]

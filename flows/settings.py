@@ -1,0 +1,36 @@
+"""What the tools that flows use are told about their surroundings."""
+
+from __future__ import annotations
+
+import os
+
+from hymirec.home import ENV_HOME, Home
+
+MODEL_NAME = "hymirec"
+CHAMPION = "champion"
+EXPERIMENT = "hymirec"
+
+
+def configure_tools(home: Home) -> None:
+    """Point Prefect and MLflow at a home, and turn their telemetry off.
+
+    Both read the environment when they are imported, so this has to be called before; the command
+    line does. Child processes inherit it.
+    """
+    os.environ.update(
+        {
+            ENV_HOME: str(home.root),
+            "PREFECT_HOME": str(home.prefect),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # A failing flow logs its traceback: the run's page shows it, the terminal one line.
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+            "MLFLOW_TRACKING_URI": home.mlflow_uri,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "DO_NOT_TRACK": "1",
+            "GX_ANALYTICS_ENABLED": "false",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+    )

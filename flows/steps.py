@@ -1,0 +1,79 @@
+"""Steps whose result depends on nothing but their inputs: done once, found again.
+
+A step's directory carries a digest of all its inputs: digests of data and of earlier steps, its
+settings, and the library's source. It appears under its final name only when it is complete; until
+then the work lies in `<name>.partial`, whose checkpoints the next attempt resumes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import hymirec
+from hymirec.home import Home
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A finished step: where its output lies, the digest of its inputs, whether work was done."""
+
+    name: str
+    directory: Path
+    digest: str
+    skipped: bool
+
+
+def run_step(
+    home: Home, name: str, inputs: Mapping[str, object], work: Callable[[Path, Path], None]
+) -> StepResult:
+    """Do a step's work unless it has been done.
+
+    Args:
+        home: where results are kept.
+        name: of the step.
+        inputs: all that the result depends on, as JSON values.
+        work: called with the directory to fill and one for checkpoints; the first is empty, the
+            second holds what an interrupted attempt left there.
+    """
+    digest = step_digest(name, inputs)
+    final = home.runs / f"{name}-{digest}"
+    if final.is_dir():
+        log.info("%s: nothing changed, taking what is there", name)
+        return StepResult(name, final, digest, skipped=True)
+    partial = final.with_suffix(".partial")
+    output, checkpoints = partial / "output", partial / "checkpoints"
+    if output.exists():
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    checkpoints.mkdir(exist_ok=True)
+    started = time.monotonic()
+    work(output, checkpoints)
+    output.rename(final)
+    shutil.rmtree(partial)
+    log.info("%s: done in %.1f s", name, time.monotonic() - started)
+    return StepResult(name, final, digest, skipped=False)
+
+
+def step_digest(name: str, inputs: Mapping[str, object]) -> str:
+    """Digest of a step's inputs and of the library's source, 12 hex digits."""
+    content = json.dumps([name, inputs, source_digest()], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def source_digest() -> str:
+    """Digest of the `hymirec` package's source: other code may give another result."""
+    root = Path(hymirec.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,113 @@
+"""The recommender: trained on the histories that the feature store publishes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from features.offline import read_histories
+from flows.data import DataRef
+from flows.encode import TRAINING_LOG, read_codebook, read_embeddings, read_first_stage, read_items
+from flows.steps import StepResult, run_step
+from flows.tracking import log_metrics, replay_training_log, training_log
+from hymirec.evaluation.metrics import summarise
+from hymirec.evaluation.protocol import rank_cases
+from hymirec.fit import fit_recommender
+from hymirec.home import Home
+from hymirec.inputs import IndexedHistory, index_history, number_items
+from hymirec.models.hymirec import HyMiRec
+from hymirec.models.popularity import PopularityRecommender
+from hymirec.recipes import Recipe
+from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.splits import LeaveLastSplit, asks_about, count_items
+
+
+def read_training_histories(
+    home: Home, data: DataRef, codebook_id: str
+) -> tuple[list[str], list[IndexedHistory]]:
+    """User ids and histories as the feature store's offline files hold them."""
+    index = number_items(read_items(data)[ITEM_ID].tolist())
+    histories = read_histories(home, codebook_id)
+    return list(histories), [index_history(history, index) for history in histories.values()]
+
+
+def train_recommender(
+    home: Home, data: DataRef, encoder: StepResult, codebook: StepResult, recipe: Recipe,
+    run_id: str,
+) -> StepResult:  # fmt: skip
+    """Train the hybrid recommender."""
+
+    def work(output: Path, checkpoints: Path) -> None:
+        book = read_codebook(codebook)
+        _, histories = read_training_histories(home, data, book.id)
+        model = fit_recommender(
+            read_embeddings(encoder),
+            read_first_stage(encoder),
+            book,
+            histories,
+            recipe,
+            directory=checkpoints / "trainer",
+            log_metrics=training_log(run_id, checkpoints / TRAINING_LOG),
+        )
+        model.save(output / "recommender")
+        (checkpoints / TRAINING_LOG).rename(output / TRAINING_LOG)
+
+    inputs = {
+        "codebook": codebook.digest,
+        **recipe.model_dump(mode="json", include={"recommender", "training"}),
+    }
+    step = run_step(home, "recommender", inputs, work)
+    if step.skipped:
+        replay_training_log(run_id, step.directory / TRAINING_LOG)
+    return step
+
+
+def evaluate_recommender(
+    home: Home, data: DataRef, codebook: StepResult, recommender: StepResult, run_id: str
+) -> StepResult:
+    """Rank every user's test item with the model and with popularity.
+
+    Writes `metrics.json` and, for comparisons user by user, `ranks.parquet`.
+    """
+
+    def work(output: Path, checkpoints: Path) -> None:
+        book = read_codebook(codebook)
+        users, histories = read_training_histories(home, data, book.id)
+        split = LeaveLastSplit(histories)
+        cases = split.test
+        model = read_recommender(recommender)
+        popularity = PopularityRecommender(
+            count_items(split.training, len(model.item_vectors()) - 1)
+        )
+        ranks, popular_ranks = rank_cases(model, cases), rank_cases(popularity, cases)
+        with_seen = rank_cases(model, cases, exclude_seen=False)
+        metrics = {
+            "metrics": summarise(ranks)
+            | {f"seen_kept_{name}": value for name, value in summarise(with_seen).items()},
+            "popularity": summarise(popular_ranks),
+        }
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=2))
+        asked = [user for user, h in zip(users, histories, strict=True) if asks_about(h)]
+        pd.DataFrame(
+            {USER_ID: asked, "rank": ranks.numpy(), "popularity_rank": popular_ranks.numpy()}
+        ).to_parquet(output / "ranks.parquet", index=False)
+
+    step = run_step(home, "evaluation", {"recommender": recommender.digest}, work)
+    metrics = read_metrics(step)
+    log_metrics(run_id, {f"test/{name}": value for name, value in metrics["metrics"].items()})
+    log_metrics(
+        run_id, {f"popularity/{name}": value for name, value in metrics["popularity"].items()}
+    )
+    return step
+
+
+def read_recommender(recommender: StepResult) -> HyMiRec:
+    """The trained recommender."""
+    return HyMiRec.load(recommender.directory / "recommender")
+
+
+def read_metrics(evaluation: StepResult) -> dict[str, dict[str, float]]:
+    """Test metrics of the model under `metrics`, of the floor under `popularity`."""
+    return json.loads((evaluation.directory / "metrics.json").read_text())

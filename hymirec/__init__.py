@@ -1,0 +1,1 @@
+"""HyMiRec: hybrid multi-interest sequential recommendation (arXiv 2510.13738)."""

@@ -1,0 +1,261 @@
+"""The command line: the one place that reaches up to flows and serving, inside its commands.
+
+Feast, MLflow, Prefect and Great Expectations take seconds to import and read the environment as
+they do; so a command imports what it needs when it runs, after `configure_tools`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hymirec.errors import HymirecError, UsageError
+from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Multi-interest recommendation from long histories: train, track, promote, serve.",
+)  # fmt: skip
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar=ENV_HOME, help="Directory that holds all state.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")
+]
+RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Run a command; every failure is one line, and bad input exits with 2."""
+    _show_progress()
+    try:
+        app()
+    except HymirecError as error:
+        err.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; the same command goes on where this one stopped")
+        sys.exit(128 + signal.SIGINT)
+
+
+@app.command()
+def pipeline(
+    data: Annotated[Path, typer.Option(help="Folder with interactions and items.")],
+    recipe: RecipeOption = "small",
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Validate, encode, publish, train, evaluate, register and promote."""
+    result = _run_pipeline(Home.at(home), data, recipe)
+    _print_metrics(result)
+    if as_json:
+        print(json.dumps(result.to_json()))
+
+
+@app.command()
+def demo(home: HomeOption = DEFAULT_HOME) -> None:
+    """Run everything on the built-in world and show what comes out."""
+    from hymirec.datasets.synthetic import WorldConfig, generate, write_world
+
+    place = Home.at(home).create()
+    world = place.root / "world"
+    write_world(generate(WorldConfig()), world)
+    result = _run_pipeline(place, world, "demo")
+
+    from flows.settings import CHAMPION, MODEL_NAME
+    from serving.client import ask
+    from serving.server import ModelServer, resolve_alias
+
+    version = resolve_alias(place, MODEL_NAME, CHAMPION)
+    logging.getLogger(__name__).info("serve: starting MLflow's model server of version %d", version)
+    with ModelServer(place, MODEL_NAME, version, host=DEFAULT_HOST, port=0) as server:
+        _print_answer(ask(server.url, _some_user(world), 10))
+    _print_metrics(result)
+    _print_pages(place, result.data_report)
+
+
+@app.command()
+def serve(
+    home: HomeOption = DEFAULT_HOME,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = (
+        DEFAULT_PORT
+    ),
+) -> None:
+    """Serve the champion with MLflow's model server until interrupted."""
+    place = _configured(home)
+    from flows.settings import CHAMPION, MODEL_NAME
+    from serving.server import ModelServer, resolve_alias
+
+    version = resolve_alias(place, MODEL_NAME, CHAMPION)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with ModelServer(place, MODEL_NAME, version, host=host, port=port) as server:
+            out.print(f"version {version} answers at {server.url}/invocations; Ctrl-C stops it")
+            status = server.wait()
+            raise HymirecError(
+                f"the model server ended by itself with status {status} (log: {server.log_path})"
+            )
+    except KeyboardInterrupt:
+        out.print("stopped")
+
+
+@app.command()
+def recommend(
+    user: Annotated[str, typer.Option(help="User id, as in the data.")],
+    k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
+    url: Annotated[str, typer.Option(help="Where `hymirec serve` answers.")] = (
+        f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the served model for recommendations."""
+    from serving.client import ask
+
+    answer = ask(url, user, k)
+    if as_json:
+        print(json.dumps(answer))
+        return
+    _print_answer(answer)
+    if len(answer["recommendations"]) < k:
+        out.print(f"{k} items were asked for; there are no more to recommend")
+
+
+@app.command()
+def world(
+    directory: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
+    users: Annotated[int, typer.Option(help="Number of users.", min=2)] = 600,
+    items: Annotated[int, typer.Option(help="Number of items.", min=100)] = 2000,
+) -> None:
+    """Write the built-in world as files, with the planted interests beside it."""
+    from hymirec.datasets.synthetic import WorldConfig, generate, write_world
+
+    made = generate(WorldConfig(seed=seed, num_users=users, num_items=items))
+    write_world(made, directory)
+    out.print(f"{len(made.dataset.interactions)} interactions in {directory}")
+
+
+@app.command()
+def ui(
+    page: Annotated[str, typer.Argument(help="mlflow, prefect or feast")],
+    home: HomeOption = DEFAULT_HOME,
+    port: Annotated[int, typer.Option(help="Port; 0 takes the tool's own.")] = 0,
+) -> None:
+    """Open the web page of a tool on what this home holds, until interrupted."""
+    place = _configured(home)
+    if not place.root.exists():
+        raise UsageError(f"{place.root} does not exist: run `hymirec pipeline` first")
+    import features
+
+    commands = {
+        "mlflow": ["mlflow", "ui", "--backend-store-uri", place.mlflow_uri, "--port", port or 5000],
+        "prefect": ["prefect", "server", "start", "--port", port or 4200],
+        "feast": ["feast", "--chdir", Path(features.__file__).parent, "ui", "--port", port or 8888],
+    }
+    if page not in commands:
+        raise UsageError(f"no page is called {page!r}; there are {', '.join(commands)}")
+    command = [str(part) for part in commands[page]]
+    program = Path(sys.executable).parent / command[0]
+    os.execv(program, command)
+
+
+def _show_progress() -> None:
+    """Print our own progress to standard error, and nothing of the libraries' short of trouble."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    handler = logging.StreamHandler()
+    for package in ("hymirec", "features", "flows", "serving"):
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _configured(home: Path) -> Home:
+    from flows.settings import configure_tools
+
+    place = Home.at(home)
+    configure_tools(place)
+    return place
+
+
+def _run_pipeline(home: Home, data: Path, recipe: str) -> Any:
+    from hymirec.recipes import get_recipe
+
+    get_recipe(recipe)
+    if not data.is_dir():
+        raise UsageError(f"{data} is not a folder")
+    _configured(home.root)
+    home.create()
+    from flows.pipeline import pipeline as flow
+
+    return flow(data=data.resolve(), home=home.root, recipe=recipe)
+
+
+def _print_metrics(result: Any) -> None:
+    table = Table(title=f"version {result.model_version}, test items ranked among all unseen")
+    table.add_column("")
+    names = list(result.popularity)
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, metrics in (("HyMiRec", result.metrics), ("popularity", result.popularity)):
+        table.add_row(label, *(f"{metrics[name]:.4f}" for name in names))
+    out.print(table)
+    if not result.promoted:
+        out.print("this version was not promoted: it does not beat popularity on R@10")
+
+
+def _print_answer(answer: dict[str, Any]) -> None:
+    if answer["recent"]:
+        out.print(
+            f"user {_escape(answer['user_id'])} lately: {_escape(', '.join(answer['recent']))}"
+        )
+    else:
+        out.print(f"user {_escape(answer['user_id'])} is unknown: the most popular items instead")
+    table = Table(title=f"recommended by version {answer['model_version']}")
+    for name in ("", "item", "title", "interest", "score"):
+        table.add_column(name)
+    for place, item in enumerate(answer["recommendations"], start=1):
+        interest = str(item["interest"] or "–")
+        table.add_row(str(place), _escape(item["item_id"]), _escape(item["title"]), interest,
+                      f"{item['score']:.3f}")  # fmt: skip
+    out.print(table)
+
+
+def _print_pages(home: Home, data_report: Path) -> None:
+    where = "" if home.root == Home.at(DEFAULT_HOME).root else f" --home {home.root}"
+    out.print("Pages on what was just made:")
+    for page, what in {
+        "mlflow": "runs, metrics and model versions",
+        "prefect": "flow runs",
+        "feast": "features",
+    }.items():
+        out.print(f"  hymirec ui {page}{where}   ({what})", soft_wrap=True)
+    out.print(f"  {data_report.as_uri()}   (data report: open in a browser)", soft_wrap=True)
+
+
+def _some_user(directory: Path) -> str:
+    from hymirec.datasets import load
+    from hymirec.schema import USER_ID
+
+    return str(load(directory).interactions[USER_ID].iloc[-1])
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,1 @@
+"""The cosine residual codebook: item embeddings as a few bytes."""

@@ -1,0 +1,34 @@
+"""What every loader returns."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Interactions and items in canonical form.
+
+    `interactions` has user_id and item_id as strings, timestamp as `datetime64[ns, UTC]` and
+    source_row as int64, in order of (user_id, timestamp, source_row); further columns of the
+    source are kept. `items` has item_id and title as strings and source_row, in the source's
+    order; further columns are kept, and those of text are read by the content encoder.
+
+    A loader guarantees the columns and their types. It does not judge the values: nulls, duplicate
+    ids and unknown items pass through, for the validation step to report.
+    """
+
+    name: str
+    interactions: pd.DataFrame
+    items: pd.DataFrame
+
+    def digest(self) -> str:
+        """The first 16 hex digits of a SHA-256 over the values of both tables."""
+        digest = hashlib.sha256()
+        for frame in (self.interactions, self.items):
+            digest.update(",".join(map(str, frame.columns)).encode())
+            digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,49 @@
+"""Full-ranking evaluation of any recommender."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hymirec.evaluation.metrics import rank_of_target
+from hymirec.inputs import assemble
+from hymirec.models.base import Recommender
+from hymirec.splits import Case
+
+
+@torch.no_grad()
+def rank_cases(
+    model: Recommender, cases: Sequence[Case], *, exclude_seen: bool = True, batch_size: int = 256
+) -> Tensor:
+    """Rank the target of every case among the whole catalogue.
+
+    The model is asked in evaluation mode and left in the mode it was in. Cases of similar length
+    share a batch; the result keeps the order of the cases.
+
+    Returns:
+        float [number of cases], see `hymirec.evaluation.metrics.rank_of_target`.
+    """
+    training = model.training
+    model.eval()
+    device = next((tensor.device for tensor in model.buffers()), torch.device("cpu"))
+    ranks = torch.empty(len(cases))
+    order = sorted(range(len(cases)), key=lambda i: len(cases[i].known))
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        batch = [cases[i] for i in places]
+        inputs = assemble(
+            [case.known for case in batch],
+            max_history=model.max_history,
+            num_recent=model.num_recent,
+        )
+        scores = model.score({name: tensor.to(device) for name, tensor in inputs.items()})
+        excluded = torch.zeros_like(scores, dtype=torch.bool)
+        if exclude_seen:
+            for row, case in zip(excluded, batch, strict=True):
+                row[torch.from_numpy(case.known.items).to(device)] = True
+        targets = torch.tensor([case.target for case in batch], device=device)
+        ranks[places] = rank_of_target(scores, targets, excluded).cpu()
+    model.train(training)
+    return ranks

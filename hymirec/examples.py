@@ -1,0 +1,129 @@
+"""Training examples: what is cut out of a history, drawn anew every time.
+
+C cut points, W window, N recent items. Positions are drawn from torch's global generator, whose
+state a checkpoint keeps, so that a resumed training sees what an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hymirec.inputs import IndexedHistory, assemble, pad_items
+
+
+class _PerHistory(Dataset):
+    """Long histories come up more often: about once per `events_per_example` of their events."""
+
+    def __init__(self, histories: Sequence[IndexedHistory], events_per_example: int) -> None:
+        self.histories = [history for history in histories if len(history) >= 2]
+        self._which = [
+            user
+            for user, history in enumerate(self.histories)
+            for _ in range(max(1, round(len(history) / events_per_example)))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._which)
+
+    def _history(self, example: int) -> IndexedHistory:
+        return self.histories[self._which[example]]
+
+
+class NextItemExamples(_PerHistory):
+    """Runs of at most `num_recent` + 1 items; every item is predicted from those before it."""
+
+    def __init__(self, histories: Sequence[IndexedHistory], num_recent: int) -> None:
+        super().__init__(histories, events_per_example=num_recent)
+        self.num_items = num_recent + 1
+
+    def __getitem__(self, example: int) -> NDArray[np.int64]:
+        """Item indices, at most `num_recent` + 1 of them, ending anywhere past the first half."""
+        items = self._history(example).items
+        if len(items) <= self.num_items:
+            return items
+        end = _draw(self.num_items // 2 + 1, len(items))
+        return items[max(0, end - self.num_items) : end]
+
+    @staticmethod
+    def collate(examples: list[NDArray[np.int64]]) -> dict[str, Tensor]:
+        """Arguments of `NextItemRecommender.forward`."""
+        return {"items": pad_items(examples)}
+
+
+@dataclass(frozen=True)
+class CutPoints:
+    """A history as it was at its last cut, and the windows after C cuts.
+
+    Attributes:
+        known: the events before the last cut.
+        cuts: int64 [C], events of `known` that lie before each cut.
+        targets: int64 [C, W], the next items after each cut, 0 where there are no more; a row
+            of zeros where the history has fewer than C places to cut.
+    """
+
+    known: IndexedHistory
+    cuts: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+class CutPointExamples(_PerHistory):
+    """Histories cut at several points within their last `num_recent` events."""
+
+    def __init__(
+        self,
+        histories: Sequence[IndexedHistory],
+        *,
+        num_recent: int,
+        max_history: int,
+        num_cuts: int,
+        window: int,
+    ) -> None:
+        super().__init__(histories, events_per_example=num_recent)
+        self.num_recent = num_recent
+        self.max_history = max_history
+        self.num_cuts = num_cuts
+        self.window = window
+
+    def __getitem__(self, example: int) -> CutPoints:
+        """Draw where the history ends, then where it is cut; an item at least follows each cut."""
+        history = self._history(example)
+        end = _draw(min(self.num_recent // 2 + 1, len(history) - 1), len(history) - 1)
+        places = np.arange(max(0, end - self.num_recent) + 1, end + 1)
+        chosen = places[torch.randperm(len(places))[: self.num_cuts].numpy()]
+        cuts = np.full(self.num_cuts, end)
+        cuts[: len(chosen)] = chosen
+        targets = np.zeros((self.num_cuts, self.window), dtype=np.int64)
+        for row, cut in zip(targets, chosen, strict=False):
+            ahead = history.items[cut : cut + self.window]
+            row[: len(ahead)] = ahead
+        return CutPoints(history.until(end), cuts, targets)
+
+    def collate(self, examples: list[CutPoints]) -> dict[str, Tensor]:
+        """Arguments of `HyMiRec.forward`."""
+        inputs = assemble(
+            [example.known for example in examples],
+            max_history=self.max_history,
+            num_recent=self.num_recent,
+        )
+        known = torch.tensor([len(example.known) for example in examples])[:, None]
+        cuts = torch.from_numpy(np.stack([example.cuts for example in examples]))
+        return {
+            "history_codes": inputs["history_codes"],
+            "recent_items": inputs["recent_items"],
+            # Both inputs keep the end of what is known: count the cuts from where they begin.
+            "history_cuts": (cuts - known + inputs["history_length"][:, None]).clamp(min=0),
+            "recent_cuts": cuts - known + inputs["recent_length"][:, None],
+            "targets": torch.from_numpy(np.stack([example.targets for example in examples])),
+        }
+
+
+def _draw(low: int, high: int) -> int:
+    """A whole number from `low` to `high`, both included."""
+    return int(torch.randint(low, high + 1, ()))

@@ -1,0 +1,159 @@
+"""From data to trained models: the stages of a run, in the order they depend on each other.
+
+Each is a plain function that takes data and settings, trains in a directory that holds its
+checkpoints, and returns the model; whoever calls decides what is kept and tracked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from hymirec.codebook.residual import ResidualCodebook
+from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
+from hymirec.evaluation.metrics import summarise
+from hymirec.evaluation.protocol import rank_cases
+from hymirec.examples import CutPointExamples, NextItemExamples
+from hymirec.inputs import IndexedHistory
+from hymirec.models.hymirec import HyMiRec
+from hymirec.models.nextitem import NextItemRecommender
+from hymirec.recipes.base import Recipe
+from hymirec.splits import Case, LeaveLastSplit, count_items
+from hymirec.training import LogMetrics, train
+
+log = logging.getLogger(__name__)
+
+MAX_VALIDATION_CASES = 2000
+"""Validation after each epoch asks at most about this many users, evenly taken."""
+
+
+def fit_encoder(
+    items: pd.DataFrame,
+    histories: Sequence[IndexedHistory],
+    recipe: Recipe,
+    *,
+    directory: Path,
+    log_metrics: LogMetrics = lambda metrics, step: None,
+) -> tuple[NextItemRecommender, Tokenizer]:
+    """Stage 1: train the content encoder end to end on next items.
+
+    Args:
+        items: the canonical items table; row i is item index i + 1.
+        histories: all users' histories; their codes are not read.
+        recipe: settings.
+        directory: for checkpoints.
+        log_metrics: called after every epoch.
+
+    Returns:
+        The first-stage recommender, whose tower embeds items, and its tokenizer.
+    """
+    split = LeaveLastSplit(histories)
+    training = split.training
+    texts = item_texts(items)
+    tokenizer = train_tokenizer(texts, recipe.encoder.vocab_size)
+    tokens = tokenise(tokenizer, texts, recipe.encoder.max_tokens)
+    padding = tokens.new_zeros(1, tokens.shape[1])
+    torch.manual_seed(recipe.first_training.seed)
+    tower = ItemTower(
+        recipe.encoder,
+        torch.cat([padding, tokens]),
+        tokenizer.get_vocab_size(),
+        count_items(training, len(items)),
+    )
+    tower.reread()
+    model = NextItemRecommender(tower, recipe.first_stage)
+    examples = NextItemExamples(training, recipe.first_stage.num_recent)
+    cases = _some(split.validation)
+    train(
+        model,
+        examples,
+        examples.collate,
+        lambda: summarise(rank_cases(model, cases)),
+        recipe.first_training,
+        directory=directory,
+        name="encoder",
+        log_metrics=log_metrics,
+    )
+    return model.eval(), tokenizer
+
+
+def fit_recommender(
+    items: Tensor,
+    first_stage: NextItemRecommender,
+    codebook: ResidualCodebook,
+    histories: Sequence[IndexedHistory],
+    recipe: Recipe,
+    *,
+    directory: Path,
+    log_metrics: LogMetrics = lambda metrics, step: None,
+) -> HyMiRec:
+    """Stage 3: train the hybrid recommender on frozen items, from the first stage's backbone.
+
+    Args:
+        items: unit item embeddings [number of items + 1, D], as the codebook was fitted on.
+        first_stage: gives the weights to start from.
+        codebook: of those embeddings.
+        histories: all users' histories, with codes of `codebook`.
+        recipe: settings.
+        directory: for checkpoints.
+        log_metrics: called after every epoch.
+    """
+    split = LeaveLastSplit(histories)
+    settings = recipe.recommender
+    torch.manual_seed(recipe.training.seed)
+    model = HyMiRec(items, codebook, settings)
+    if settings.backbone == recipe.first_stage.backbone:
+        model.start_from(first_stage.backbone)
+    else:
+        log.info("recommender: its backbone has another shape than the encoder's: starting anew")
+    examples = CutPointExamples(
+        split.training,
+        num_recent=settings.num_recent,
+        max_history=settings.max_history,
+        num_cuts=settings.num_cuts,
+        window=settings.window,
+    )
+    cases = _some(split.validation)
+    train(
+        model,
+        examples,
+        examples.collate,
+        lambda: summarise(rank_cases(model, cases)) | interest_measures(model, examples),
+        recipe.training,
+        directory=directory,
+        name="recommender",
+        log_metrics=log_metrics,
+    )
+    return model.eval()
+
+
+@torch.no_grad()
+def interest_measures(
+    model: HyMiRec, examples: CutPointExamples, num_examples: int = 64
+) -> dict[str, float]:
+    """How far the interests of a model have parted.
+
+    Returns:
+        `overlap`, the mean cosine between two interests of a user (1: they are one), and
+        `top_share`, the share of targets given to the busiest interest (1/S: evenly shared).
+    """
+    step = max(1, len(examples) // num_examples)
+    # Validation must not move the training's random numbers on.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        batch = examples.collate([examples[i] for i in range(0, len(examples), step)])
+        training = model.training
+        device = model.items.device
+        measures = model.eval()(**{name: tensor.to(device) for name, tensor in batch.items()})
+        model.train(training)
+    return {name: measures[name].item() for name in ("overlap", "top_share")}
+
+
+def _some(cases: list[Case]) -> list[Case]:
+    return cases[:: max(1, -(-len(cases) // MAX_VALIDATION_CASES))]

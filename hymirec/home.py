@@ -1,0 +1,66 @@
+"""Where one local run keeps its state.
+
+Everything lies under one directory, so that deleting it resets everything and two homes never
+meet. Nothing here is created on import; `Home.create` makes the directories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ENV_HOME = "HYMIREC_HOME"
+DEFAULT_HOME = Path(".hymirec")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths of one home; `root` is absolute."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, path: Path | str) -> Home:
+        """Name a home by path, absolute or relative to the working directory."""
+        return cls(Path(path).expanduser().resolve())
+
+    def create(self) -> Home:
+        """Make the directories that the tools expect to find."""
+        for path in (self.data, self.runs, self.reports, self.feast, self.mlflow, self.prefect):
+            path.mkdir(parents=True, exist_ok=True)
+        return self
+
+    @property
+    def data(self) -> Path:
+        """Canonical tables, one directory per data digest."""
+        return self.root / "data"
+
+    @property
+    def runs(self) -> Path:
+        """Working directories of pipeline runs: weights, embeddings, codes, checkpoints."""
+        return self.root / "runs"
+
+    @property
+    def reports(self) -> Path:
+        """Validation reports (Data Docs), one directory per data digest."""
+        return self.root / "reports"
+
+    @property
+    def feast(self) -> Path:
+        """Feast's registry, online store and offline files."""
+        return self.root / "feast"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's database and artifacts."""
+        return self.root / "mlflow"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLflow's tracking and registry URI."""
+        return f"sqlite:///{self.mlflow / 'mlflow.db'}"
+
+    @property
+    def prefect(self) -> Path:
+        """Prefect's home: its database of flow runs."""
+        return self.root / "prefect"

@@ -1,0 +1,312 @@
+"""HyMiRec: coarse interests from the whole history, refined into several by a language model.
+
+B users, C cut points, L history length, N recent items, Q coarse queries, S interests, W window,
+D width, K negatives.
+
+Training asks about many cut points of one history in a single pass. Every cut point brings coarse
+queries and refined queries of its own; masks let them see what lay before their cut and nothing
+else, so the answer at a cut is the one that a pass over the shortened history would give, and a
+request is simply a pass with one cut, at the end.
+
+    coarse    queries of a cut  ──attend──►  codes of all events before the cut
+    refined   [recent items] ++ per cut [coarse interests + indicator] ++ [refined queries]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize, scaled_dot_product_attention
+from transformers import LlamaModel
+
+from hymirec.codebook.residual import ResidualCodebook
+from hymirec.dmil import dmil_loss
+from hymirec.models.base import InterestRecommender
+from hymirec.models.layers import (
+    BackboneConfig,
+    FeedForward,
+    build_backbone,
+    token_scale,
+)
+from hymirec.negatives import sample_items
+
+
+class HyMiRecConfig(BaseModel):
+    """Settings of the recommender; the paper's best on public data are S = 2, W = 4."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_interests: PositiveInt = 2
+    num_coarse: PositiveInt = 4
+    window: PositiveInt = 4
+    num_cuts: PositiveInt = 16
+    max_history: PositiveInt = 1000
+    num_recent: PositiveInt = 100
+    coarse_layers: NonNegativeInt = 2
+    backbone: BackboneConfig = BackboneConfig()
+    num_negatives: PositiveInt = 1024
+    temperature: PositiveFloat = 0.07
+
+
+class HyMiRec(InterestRecommender):
+    """The hybrid recommender over frozen item embeddings and their codebook."""
+
+    items: Tensor
+
+    def __init__(self, items: Tensor, codebook: ResidualCodebook, config: HyMiRecConfig) -> None:
+        """Make an untrained model.
+
+        Args:
+            items: unit item embeddings [number of items + 1, D]; row 0, padding, is zero.
+            codebook: rebuilds the history from codes.
+            config: settings.
+        """
+        super().__init__()
+        width = items.shape[1]
+        self.settings = config
+        self.register_buffer("items", items)
+        self.codebook = codebook
+        self.coarse = CoarseInterests(width, config)
+        self.backbone = build_backbone(width, config.backbone)
+        self.input_dropout = nn.Dropout(config.backbone.dropout)
+        self.indicator = nn.Parameter(torch.randn(width))
+        # Interests that start alike stay alike for epochs: orthogonal queries as large as the
+        # item they are added to begin apart.
+        self.refined_queries = nn.Parameter(_apart(config.num_interests, width))
+
+    def save(self, directory: Path) -> None:
+        """Write settings and weights; item embeddings and codebook are among the weights."""
+        directory.mkdir(parents=True)
+        (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
+        save_file(self.state_dict(), directory / "weights.safetensors")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what `save` wrote."""
+        settings = HyMiRecConfig.model_validate_json((directory / "settings.json").read_text())
+        weights = load_file(directory / "weights.safetensors")
+        codebook = ResidualCodebook(weights["codebook.centroids"])
+        model = cls(weights["items"], codebook, settings)
+        model.load_state_dict(weights)
+        return model.eval()
+
+    def start_from(self, backbone: LlamaModel) -> None:
+        """Take over the weights of a first-stage backbone of the same shape."""
+        self.backbone.load_state_dict(backbone.state_dict())
+
+    @property
+    def max_history(self) -> int:
+        """Events of the coarse path."""
+        return self.settings.max_history
+
+    @property
+    def num_recent(self) -> int:
+        """Items of the refined path."""
+        return self.settings.num_recent
+
+    def item_vectors(self) -> Tensor:
+        """[number of items + 1, D]."""
+        return self.items
+
+    @torch.no_grad()
+    def encode_user(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Model inputs to interests [B, S, D] at unit length; zero for an empty history."""
+        history_length, recent_length = inputs["history_length"], inputs["recent_length"]
+        interests = self.interests_at(
+            inputs["history_codes"],
+            inputs["recent_items"],
+            history_cuts=history_length[:, None],
+            recent_cuts=recent_length[:, None],
+        )[:, 0]
+        return interests * (recent_length > 0)[:, None, None]
+
+    def forward(
+        self,
+        history_codes: Tensor,
+        recent_items: Tensor,
+        history_cuts: Tensor,
+        recent_cuts: Tensor,
+        targets: Tensor,
+    ) -> dict[str, Tensor]:
+        """The multi-interest loss over all cut points of a batch.
+
+        Args:
+            history_codes: uint8 [B, L, bytes per item].
+            recent_items: int64 [B, N].
+            history_cuts: int64 [B, C], events of the history that lie before each cut.
+            recent_cuts: int64 [B, C], recent items that lie before each cut, at least 1.
+            targets: int64 [B, C, W], the next items after each cut, 0 where there are no more.
+
+        Returns:
+            `loss`; `overlap`, the mean cosine between two interests of a user; `top_share`, the
+            share of targets that the busiest interest was given.
+        """
+        interests = self.interests_at(
+            history_codes, recent_items, history_cuts=history_cuts, recent_cuts=recent_cuts
+        ).flatten(0, 1)  # [B·C, S, D]
+        window = targets.flatten(0, 1)  # [B·C, W]
+        present = window != 0
+        num_items = len(self.items) - 1
+        negatives = sample_items(num_items, self.settings.num_negatives, window.device)
+        is_target = torch.zeros(
+            len(window), num_items + 1, dtype=torch.bool, device=window.device
+        ).scatter_(1, window, True)
+        loss, owner = dmil_loss(
+            interests,
+            self.items[window],
+            present,
+            self.items[negatives],
+            is_target[:, negatives],
+            temperature=self.settings.temperature,
+        )
+        with torch.no_grad():
+            won = torch.bincount(owner[present], minlength=self.settings.num_interests)
+        return {
+            "loss": loss,
+            "overlap": interest_overlap(interests.detach()),
+            "top_share": won.max() / won.sum().clamp(min=1),
+        }
+
+    def interests_at(
+        self, history_codes: Tensor, recent_items: Tensor, *, history_cuts: Tensor,
+        recent_cuts: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Interests as of each cut point, [B, C, S, D] at unit length; arguments as `forward`."""
+        num_users, num_cuts = recent_cuts.shape
+        coarse = self.coarse(token_scale(self.codebook.decode(history_codes)), history_cuts)
+        coarse = coarse + self.indicator  # [B, C, Q, D]
+
+        recent = self.input_dropout(token_scale(self.items[recent_items]))  # [B, N, D]
+        rows = torch.arange(num_users, device=recent.device)[:, None]
+        last = recent[rows, (recent_cuts - 1).clamp(min=0)]  # [B, C, D]
+        queries = last[:, :, None] + self.refined_queries  # [B, C, S, D]
+
+        per_cut = torch.cat([coarse, queries], dim=2)  # [B, C, Q + S, D]
+        tokens = torch.cat([recent, per_cut.flatten(1, 2)], dim=1)
+        mask, positions = self._layout(recent.shape[1], recent_cuts)
+        hidden = self.backbone(
+            inputs_embeds=tokens, attention_mask=mask, position_ids=positions
+        ).last_hidden_state
+        hidden = hidden[:, recent.shape[1] :].unflatten(1, (num_cuts, -1))
+        return normalize(hidden[:, :, self.settings.num_coarse :], dim=-1)
+
+    def _layout(self, num_recent: int, recent_cuts: Tensor) -> tuple[Tensor, Tensor]:
+        """Who sees whom in the refined pass, and where everyone stands.
+
+        An item sees the items up to itself. The tokens of a cut see the items before the cut and
+        one another, and stand where the next item would. With num_tokens = N + C·(Q + S):
+
+        Returns:
+            bool [B, 1, num_tokens, num_tokens], True where the row may attend to the column;
+            int64 [B, num_tokens] positions.
+        """
+        num_users, num_cuts = recent_cuts.shape
+        device = recent_cuts.device
+        per_cut = self.settings.num_coarse + self.settings.num_interests
+        cut_tokens = num_cuts * per_cut
+        place = torch.arange(num_recent, device=device)
+        before_cut = recent_cuts.repeat_interleave(per_cut, dim=1)  # [B, C·(Q + S)]
+
+        mask = torch.zeros(
+            num_users, num_recent + cut_tokens, num_recent + cut_tokens,
+            dtype=torch.bool, device=device,
+        )  # fmt: skip
+        mask[:, :num_recent, :num_recent] = place <= place[:, None]
+        mask[:, num_recent:, :num_recent] = place < before_cut[..., None]
+        cut = torch.arange(cut_tokens, device=device) // per_cut
+        mask[:, num_recent:, num_recent:] = cut == cut[:, None]
+        positions = torch.cat([place.expand(num_users, -1), before_cut], dim=1)
+        return mask[:, None], positions
+
+
+class CoarseInterests(nn.Module):
+    """The light recommender: learnable queries summarise the whole history.
+
+    Only the queries attend, so time grows with history length L and not with its square; a layer
+    is otherwise a Transformer's.
+    """
+
+    def __init__(self, width: int, config: HyMiRecConfig) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(_apart(config.num_coarse, width))
+        self.layers = nn.ModuleList(
+            CoarseLayer(width, config.backbone) for _ in range(config.coarse_layers)
+        )
+        self.norm = nn.RMSNorm(width)
+
+    def forward(self, history: Tensor, cuts: Tensor) -> Tensor:
+        """History [B, L, D] and cut points [B, C] to coarse interests [B, C, Q, D].
+
+        A query attends to the events before its cut and learns how long ago each was; with no
+        event before the cut it keeps what it starts with.
+        """
+        place = torch.arange(history.shape[1], device=history.device)
+        ago = cuts[..., None] - 1 - place  # [B, C, L], events since; negative: after the cut
+        queries = self.queries.expand(*cuts.shape, -1, -1)
+        for layer in self.layers:
+            queries = layer(queries, history, ago)
+        return self.norm(queries)
+
+
+class CoarseLayer(nn.Module):
+    """Queries attend to events and, through a feed-forward layer, think about what they saw."""
+
+    NUM_AGES = 12
+    """Ages are told apart in powers of two: 0, 1, 2–3, 4–7, … and all from 1024 events on."""
+
+    def __init__(self, width: int, config: BackboneConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.query_norm = nn.RMSNorm(width)
+        self.event_norm = nn.RMSNorm(width)
+        self.to_query = nn.Linear(width, width, bias=False)
+        self.to_key_value = nn.Linear(width, 2 * width, bias=False)
+        self.to_output = nn.Linear(width, width, bias=False)
+        self.age_bias = nn.Parameter(torch.zeros(config.num_heads, self.NUM_AGES))
+        self.dropout = nn.Dropout(config.dropout)
+        self.feed_forward = FeedForward(width, config)
+
+    def forward(self, queries: Tensor, events: Tensor, ago: Tensor) -> Tensor:
+        """Queries [B, C, Q, D], events [B, L, D] and their ages [B, C, L] to queries."""
+        num_cuts, num_queries = queries.shape[1:3]
+        heads = (self.num_heads, -1)
+        query = self.to_query(self.query_norm(queries)).flatten(1, 2)
+        key, value = self.to_key_value(self.event_norm(events)).chunk(2, dim=2)
+        query, key, value = (
+            part.unflatten(2, heads).transpose(1, 2) for part in (query, key, value)
+        )
+
+        visible = ago >= 0
+        something = visible.any(dim=2, keepdim=True)
+        age = (ago.clamp(min=0) + 1).float().log2().long().clamp(max=self.NUM_AGES - 1)
+        bias = self.age_bias[:, age].transpose(0, 1)  # [B, heads, C, L]
+        # Attention over nothing is not a number: such a cut looks anywhere and then forgets it.
+        bias = bias.masked_fill((something & ~visible)[:, None], -torch.inf)
+        bias = bias.repeat_interleave(num_queries, dim=2)  # [B, heads, C·Q, L]
+        seen = scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        seen = self.to_output(seen.transpose(1, 2).flatten(2)).unflatten(1, (num_cuts, num_queries))
+        seen = seen * something[..., None]
+        return self.feed_forward(queries + self.dropout(seen))
+
+
+def interest_overlap(interests: Tensor) -> Tensor:
+    """Mean cosine between two different interests of a user, [B, S, D] to a scalar; 0 for S = 1."""
+    num_interests = interests.shape[1]
+    if num_interests == 1:
+        return interests.new_zeros(())
+    cosine = interests @ interests.transpose(1, 2)
+    off_diagonal = cosine.sum(dim=(1, 2)) - cosine.diagonal(dim1=1, dim2=2).sum(dim=1)
+    return (off_diagonal / (num_interests * (num_interests - 1))).mean()
+
+
+def _apart(count: int, width: int) -> Tensor:
+    """Orthogonal vectors [count, D] with one standard deviation a coordinate."""
+    vectors = torch.empty(count, width)
+    nn.init.orthogonal_(vectors)
+    return token_scale(vectors)

@@ -1,0 +1,77 @@
+"""What several models are made of.
+
+D width.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import dropout, normalize
+from transformers import LlamaConfig, LlamaModel
+
+
+class BackboneConfig(BaseModel):
+    """A small Llama trained from scratch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_layers: PositiveInt = 2
+    num_heads: PositiveInt = 2
+    expansion: PositiveInt = 2
+    """Width of the feed-forward layer, in widths of the model."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+def build_backbone(
+    width: int, config: BackboneConfig, *, vocab_size: int = 1, max_tokens: int = 4096
+) -> LlamaModel:
+    """Make a `transformers` Llama of width D that adds dropout where small data needs it.
+
+    Llama has no dropout on its residual branches, being made for data that is seen once; a
+    catalogue's few hundred thousand events are seen many times.
+    """
+    backbone = LlamaModel(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=width,
+            intermediate_size=config.expansion * width,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            max_position_embeddings=max_tokens,
+            attention_dropout=config.dropout,
+            use_cache=False,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+    for layer in backbone.layers:
+        for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            branch.register_forward_hook(
+                lambda module, _, output: dropout(output, config.dropout, module.training)
+            )
+    return backbone
+
+
+def token_scale(vectors: Tensor) -> Tensor:
+    """Vectors [..., D] of any length to backbone inputs: one standard deviation a coordinate."""
+    return normalize(vectors, dim=-1) * vectors.shape[-1] ** 0.5
+
+
+class FeedForward(nn.Module):
+    """Norm, two layers, dropout: one residual branch of a Transformer block."""
+
+    def __init__(self, width: int, config: BackboneConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.RMSNorm(width),
+            nn.Linear(width, config.expansion * width),
+            nn.GELU(),
+            nn.Linear(config.expansion * width, width),
+            nn.Dropout(config.dropout),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., D] to [..., D], residual included."""
+        return tokens + self.layers(tokens)

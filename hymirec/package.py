@@ -1,0 +1,169 @@
+"""A trained recommender with all it needs to answer: what is registered and served.
+
+    recommender/   settings.json, weights.safetensors (item embeddings and codebook among them)
+    items.parquet  item_id, title, popularity, in the order of item indices
+    index.faiss    the items by embedding
+    package.json   what belongs together: codebook id, recipe, data digest
+
+Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import faiss
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hymirec.errors import VersionError
+from hymirec.history import History
+from hymirec.inputs import assemble, index_history, number_items
+from hymirec.models.hymirec import HyMiRec
+from hymirec.retrieval import ItemIndex
+from hymirec.schema import ITEM_ID, TITLE
+
+POPULARITY = "popularity"
+
+ServedBy = Literal["full", "popular"]
+"""`full`: the model, from the user's history. `popular`: the fallback for a user without one."""
+
+
+class Recommendation(NamedTuple):
+    """One recommended item; `interest` counts from 1 and is 0 where no interest found it."""
+
+    item_id: str
+    title: str
+    score: float
+    interest: int
+
+
+@dataclass(frozen=True)
+class PackageInfo:
+    """What belongs together."""
+
+    codebook_id: str
+    recipe: str
+    data_digest: str
+
+
+@dataclass(frozen=True)
+class RecommenderPackage:
+    """Recommends to users given as histories; safe to call from several threads."""
+
+    model: HyMiRec
+    items: pd.DataFrame
+    index: ItemIndex
+    info: PackageInfo
+    _item_index: dict[str, int] = field(init=False, repr=False)
+    _item_ids: list[str] = field(init=False, repr=False)
+    _titles: list[str] = field(init=False, repr=False)
+    _by_popularity: list[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Put the model into evaluation mode and the tables into lookups."""
+        if self.model.codebook.id != self.info.codebook_id:
+            raise VersionError(
+                f"the model's codebook is {self.model.codebook.id}, "
+                f"its package says {self.info.codebook_id}"
+            )
+        self.model.eval()
+        ids = self.items[ITEM_ID].tolist()
+        order = self.items[POPULARITY].to_numpy().argsort(kind="stable")[::-1]
+        for name, value in {
+            "_item_ids": ids,
+            "_titles": self.items[TITLE].fillna("").tolist(),
+            "_item_index": number_items(ids),
+            "_by_popularity": (order + 1).tolist(),
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def assemble(
+        cls, model: HyMiRec, items: pd.DataFrame, counts: Tensor, *, recipe: str, data_digest: str
+    ) -> RecommenderPackage:
+        """Make a package of a trained model.
+
+        Args:
+            model: the recommender.
+            items: item_id and title, in the order of item indices.
+            counts: int64 [N + 1], training events of each item index.
+            recipe: name of the recipe.
+            data_digest: of the data set it was trained on.
+        """
+        table = items[[ITEM_ID, TITLE]].assign(**{POPULARITY: counts[1:].numpy()})
+        return cls(
+            model=model,
+            items=table.reset_index(drop=True),
+            index=ItemIndex.build(model.item_vectors().numpy()),
+            info=PackageInfo(model.codebook.id, recipe, data_digest),
+        )
+
+    @torch.no_grad()
+    def recommend(
+        self, history: History | None, k: int, *, exclude_seen: bool = True
+    ) -> tuple[list[Recommendation], ServedBy]:
+        """Recommend to one user.
+
+        Args:
+            history: the user's events; None, or one without any item of the catalogue, is
+                answered with the most popular items.
+            k: number of items; fewer come back where the catalogue, or what the user has not
+                seen of it, holds fewer.
+            exclude_seen: leave out items of the history.
+
+        Returns:
+            The recommendations, best first, and which way they were found.
+
+        Raises:
+            VersionError: the history's codes are not of this package's codebook.
+        """
+        if history is not None and history.codebook_id != self.info.codebook_id:
+            raise VersionError(
+                f"history codes are of codebook {history.codebook_id}, "
+                f"this model reads codebook {self.info.codebook_id}"
+            )
+        known = None if history is None else index_history(history, self._item_index)
+        if known is None or not len(known):
+            return [self._named(item, 0.0, 0) for item in self._by_popularity[:k]], "popular"
+        inputs = assemble(
+            [known], max_history=self.model.max_history, num_recent=self.model.num_recent
+        )
+        interests = self.model.encode_user(inputs)[0].numpy()
+        seen: Sequence[int] = known.items.tolist() if exclude_seen else ()
+        hits = self.index.search(interests, k, excluded=seen)
+        return [self._named(hit.item, hit.score, hit.interest + 1) for hit in hits], "full"
+
+    def titles(self, item_ids: Sequence[str]) -> list[str]:
+        """Titles of items; an item that is not in the catalogue goes by its id."""
+        places = (self._item_index.get(item) for item in item_ids)
+        return [
+            self._titles[place - 1] if place else item
+            for place, item in zip(places, item_ids, strict=True)
+        ]
+
+    def save(self, directory: Path) -> None:
+        """Write to a directory that does not exist yet."""
+        directory.mkdir(parents=True)
+        self.model.save(directory / "recommender")
+        self.items.to_parquet(directory / "items.parquet", index=False)
+        faiss.write_index(self.index.faiss_index, str(directory / "index.faiss"))
+        (directory / "package.json").write_text(json.dumps(asdict(self.info), indent=2))
+
+    @classmethod
+    def load(cls, directory: Path) -> RecommenderPackage:
+        """Read what `save` wrote."""
+        return cls(
+            model=HyMiRec.load(directory / "recommender"),
+            items=pd.read_parquet(directory / "items.parquet"),
+            index=ItemIndex(faiss.read_index(str(directory / "index.faiss"))),
+            info=PackageInfo(**json.loads((directory / "package.json").read_text())),
+        )
+
+    def _named(self, item: int, score: float, interest: int) -> Recommendation:
+        return Recommendation(self._item_ids[item - 1], self._titles[item - 1], score, interest)

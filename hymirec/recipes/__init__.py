@@ -1,0 +1,28 @@
+"""Named runs. A recipe is a function that returns every setting of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hymirec.errors import UsageError
+from hymirec.recipes.base import Recipe
+from hymirec.recipes.full import demo, small, tiny
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe for recipe in (small, demo, tiny)
+}
+DEFAULT_RECIPE = "small"
+
+
+def get_recipe(name: str) -> Recipe:
+    """Look up a recipe by name.
+
+    Raises:
+        UsageError: there is none of that name; the message lists those there are.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"no recipe is called {name!r}; there are {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]()
+
+
+__all__ = ["DEFAULT_RECIPE", "RECIPES", "Recipe", "get_recipe"]

@@ -1,0 +1,41 @@
+"""What a recipe fixes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from hymirec.codebook.residual import CodebookConfig
+from hymirec.encoder import EncoderConfig
+from hymirec.models.hymirec import HyMiRecConfig
+from hymirec.models.nextitem import NextItemConfig
+from hymirec.training import TrainingConfig
+
+
+class Recipe(BaseModel):
+    """Every setting of a run; logged whole with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    encoder: EncoderConfig
+    first_stage: NextItemConfig
+    first_training: TrainingConfig
+    codebook: CodebookConfig
+    recommender: HyMiRecConfig
+    training: TrainingConfig
+
+    def flat(self) -> dict[str, Any]:
+        """Settings as `part.name: value`, the form that experiment trackers take."""
+        return dict(_flatten("", self.model_dump(mode="json")))
+
+
+def _flatten(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [
+        pair
+        for key, inner in value.items()
+        for pair in _flatten(f"{prefix}.{key}" if prefix else key, inner)
+    ]

@@ -1,0 +1,42 @@
+"""Asking a model server, over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+
+from hymirec.errors import HymirecError, UsageError
+from hymirec.schema import USER_ID
+
+
+def ask(url: str, user_id: str, k: int, *, exclude_seen: bool = True) -> dict[str, Any]:
+    """Ask for recommendations to one user; the answer is one of `HyMiRecModel.predict`'s.
+
+    Raises:
+        UsageError: nothing answers at the address, or the request is refused.
+        HymirecError: the server cannot answer at present.
+    """
+    request: dict[str, Any] = {
+        "dataframe_records": [{USER_ID: user_id}],
+        "params": {"k": k, "exclude_seen": exclude_seen},
+    }
+    try:
+        response = requests.post(f"{url}/invocations", json=request, timeout=60)
+    except requests.ConnectionError as error:
+        raise UsageError(f"nothing answers at {url}: start it with `hymirec serve`") from error
+    except requests.RequestException as error:
+        raise HymirecError(f"no answer from {url}: {error}") from error
+    if response.ok:
+        return response.json()["predictions"][0]
+    message = _message(response)
+    if response.status_code < 500:
+        raise UsageError(message)
+    raise HymirecError(f"{url} answers {response.status_code}: {message}")
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        return str(response.json()["message"]).splitlines()[0]
+    except (ValueError, KeyError, IndexError):
+        return response.text.strip().partition("\n")[0] or response.reason

@@ -1,0 +1,92 @@
+"""The MLflow model: a user id in, recommendations out, features read online in between.
+
+This file is the model's code (`mlflow.pyfunc` logs it by path, nothing is pickled). It runs in the
+model server's process, which finds its home in HYMIREC_HOME.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from mlflow.pyfunc import PythonModel
+
+from features.online import FeatureReader
+from hymirec.errors import HymirecError
+from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
+from hymirec.package import RecommenderPackage
+from hymirec.schema import USER_ID
+
+MAX_K = 1000
+
+
+class HyMiRecModel(PythonModel):
+    """Answers requests for one registered version; `predict` may run in several threads."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the package and check that its codebook's features are online."""
+        directory = Path(context.artifacts["package"])
+        self.package = RecommenderPackage.load(directory)
+        self.version = _registered_version(directory)
+        home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
+        self.features = FeatureReader(home, self.package.info.codebook_id)
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Recommend to each user of the column `user_id`.
+
+        Args:
+            context: unused.
+            model_input: one row a user.
+            params: `k`, how many items, 1 to 1000; `exclude_seen`.
+
+        Returns:
+            Per user: `user_id`, `served_by` (`full`, or `popular` for a user without history),
+            `model_version`, `recommendations` (item_id, title, score, interest) and `recent`,
+            the latest titles of the history.
+
+        Raises:
+            MlflowException: 400 for a `k` out of range, 503 while features cannot be read.
+        """
+        params = params or {}
+        k, exclude_seen = params.get("k", 10), params.get("exclude_seen", True)
+        if not 1 <= k <= MAX_K:
+            raise MlflowException(f"k is {k}: 1 to {MAX_K} items can be asked for",
+                                  INVALID_PARAMETER_VALUE)  # fmt: skip
+        answers = []
+        for user_id in model_input[USER_ID].tolist():
+            try:
+                row = self.features.read_user(user_id)
+            except HymirecError as error:
+                raise MlflowException(str(error), TEMPORARILY_UNAVAILABLE) from error
+            history = row.history if row else None
+            found, served_by = self.package.recommend(history, k, exclude_seen=exclude_seen)
+            answers.append(
+                {
+                    "user_id": user_id,
+                    "served_by": served_by,
+                    "model_version": self.version,
+                    "recommendations": [item._asdict() for item in found],
+                    "recent": self.package.titles(history.item_ids[-5:]) if history else [],
+                }
+            )
+        return answers
+
+
+def _registered_version(directory: Path) -> str:
+    """The version a downloaded model says it is; empty for one that is not registered."""
+    for parent in directory.parents:
+        meta = parent / "registered_model_meta"
+        if meta.exists():
+            return str(yaml.safe_load(meta.read_text())["model_version"])
+    return ""
+
+
+set_model(HyMiRecModel())
