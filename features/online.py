@@ -232,7 +232,7 @@ def _publishing(home: Home) -> Iterator[FeatureStore]:
         registry.parent.mkdir(parents=True, exist_ok=True)
         with registry.with_name(".publish.lock").open("w") as lock:
             # Feast keeps the last registry written: without a lock one of two would be lost.
-            pass
+            fcntl.flock(lock, fcntl.LOCK_EX)
             draft.unlink(missing_ok=True)
             if registry.exists():
                 shutil.copyfile(registry, draft)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -96,41 +97,94 @@ def match_interests_reference(interests: Tensor, centroids: Tensor, filled: Tens
     return torch.as_tensor(rows, device=interests.device).reshape(len(gain), -1)
 
 
-def dmil_loss(
+class Logits(NamedTuple):
+    """Cosines over τ.
+
+    Attributes:
+        toward: [B, W, S], of each target with each interest.
+        against: [B, S, N], of each interest with each negative; -inf where the negative is one of
+            the user's own targets.
+    """
+
+    toward: Tensor
+    against: Tensor
+
+
+def contrast(
     interests: Tensor,
     targets: Tensor,
-    target_mask: Tensor,
     negatives: Tensor,
     false_negative: Tensor,
     *,
     temperature: float,
-) -> tuple[Tensor, Tensor]:
-    """The multi-interest loss over a window of targets.
+) -> Logits:
+    """What both losses compare.
 
     Args:
         interests: [B, S, D], unit length.
         targets: [B, W, D], unit length.
-        target_mask: bool [B, W]; a user needs at least one target to count.
         negatives: [N, D], unit length, shared by all users.
         false_negative: bool [B, N], True where a negative is one of the user's own targets.
         temperature: τ.
+    """
+    against = interests @ negatives.T / temperature
+    return Logits(
+        toward=_cosine(targets, interests) / temperature,
+        against=against.masked_fill(false_negative[:, None], -torch.inf),
+    )
+
+
+def assign_targets(interests: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Which interest each target teaches: clustering, then matching; arguments as above.
+
+    Args:
+        interests: [B, S, D], unit length.
+        targets: [B, W, D], unit length.
+        mask: bool [B, W], False where the window has no target.
 
     Returns:
-        The loss, a scalar: the mean over users of the mean over their targets; and the interest
-        each target was given to, int64 [B, W].
+        int64 [B, W] in 0..S-1; meaningless where masked. No gradient flows through it.
     """
     with torch.no_grad():
-        groups, centroids, filled = cluster_targets(targets, target_mask, interests.shape[1])
-        matched = match_interests(interests, centroids, filled)  # [B, S]
-        owner = matched.gather(1, groups)  # [B, W]
-    against = interests @ negatives.T / temperature  # [B, S, N]
-    against = against.masked_fill(false_negative[:, None], -torch.inf).logsumexp(dim=2)  # [B, S]
-    toward = _cosine(targets, interests) / temperature  # [B, W, S]
-    toward = toward.gather(2, owner[..., None])[..., 0]  # [B, W]
-    loss = torch.logaddexp(toward, against.gather(1, owner)) - toward
-    weight = target_mask / target_mask.sum(dim=1, keepdim=True).clamp(min=1)
-    num_users = target_mask.any(dim=1).sum().clamp(min=1)
-    return (loss * weight).sum() / num_users, owner
+        groups, centroids, filled = cluster_targets(targets, mask, interests.shape[1])
+        return match_interests(interests, centroids, filled).gather(1, groups)
+
+
+def dmil_loss(logits: Logits, owner: Tensor, mask: Tensor) -> Tensor:
+    """The multi-interest loss over a window of targets.
+
+    Args:
+        logits: see `contrast`.
+        owner: int64 [B, W], the interest each target teaches.
+        mask: bool [B, W]; a user needs at least one target to count.
+
+    Returns:
+        A scalar: the mean over users of the mean over their targets.
+    """
+    toward = logits.toward.gather(2, owner[..., None])[..., 0]  # [B, W]
+    against = logits.against.logsumexp(dim=2).gather(1, owner)  # [B, W]
+    loss = torch.logaddexp(toward, against) - toward
+    weight = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return (loss * weight).sum() / mask.any(dim=1).sum().clamp(min=1)
+
+
+def merged_loss(logits: Logits, mask: Tensor) -> Tensor:
+    """InfoNCE of the very next item under the score that ranks: the best over the interests.
+
+    Not in the paper. Interests trained apart give scores that nothing ever made comparable, yet
+    the list shown is sorted by the best of them; this teaches them one scale.
+
+    Args:
+        logits: see `contrast`; the first target of a window is the next item.
+        mask: bool [B, W].
+
+    Returns:
+        A scalar: the mean over users with a next item.
+    """
+    toward = logits.toward[:, 0].amax(dim=1)  # [B]
+    against = logits.against.amax(dim=1).logsumexp(dim=1)  # [B]
+    loss = torch.logaddexp(toward, against) - toward
+    return (loss * mask[:, 0]).sum() / mask[:, 0].sum().clamp(min=1)
 
 
 def _cosine(left: Tensor, right: Tensor) -> Tensor:

@@ -19,14 +19,21 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 from transformers import LlamaModel
 
 from hymirec.codebook.residual import ResidualCodebook
-from hymirec.dmil import dmil_loss
+from hymirec.dmil import assign_targets, contrast, dmil_loss, merged_loss
 from hymirec.models.base import InterestRecommender
 from hymirec.models.layers import (
     BackboneConfig,
@@ -52,6 +59,8 @@ class HyMiRecConfig(BaseModel):
     backbone: BackboneConfig = BackboneConfig()
     num_negatives: PositiveInt = 1024
     temperature: PositiveFloat = 0.07
+    merged_weight: NonNegativeFloat = 1.0
+    """Of `hymirec.dmil.merged_loss` beside the paper's loss; 0 is the paper."""
 
 
 class HyMiRec(InterestRecommender):
@@ -157,14 +166,17 @@ class HyMiRec(InterestRecommender):
         is_target = torch.zeros(
             len(window), num_items + 1, dtype=torch.bool, device=window.device
         ).scatter_(1, window, True)
-        loss, owner = dmil_loss(
+        logits = contrast(
             interests,
             self.items[window],
-            present,
             self.items[negatives],
             is_target[:, negatives],
             temperature=self.settings.temperature,
         )
+        owner = assign_targets(interests, self.items[window], present)
+        loss = dmil_loss(logits, owner, present)
+        if self.settings.merged_weight:
+            loss = loss + self.settings.merged_weight * merged_loss(logits, present)
         with torch.no_grad():
             won = torch.bincount(owner[present], minlength=self.settings.num_interests)
         return {
