@@ -14,9 +14,13 @@ EXPERIMENT = "hymirec"
 def configure_tools(home: Home) -> None:
     """Point Prefect and MLflow at a home, and turn their telemetry off.
 
-    Both read the environment when they are imported, so this has to be called before; the command
-    line does. Child processes inherit it.
+    They and torch read the environment when they are imported, so this has to be called before;
+    the command line does. Child processes inherit it.
     """
+    if os.environ.get("MLFLOW_TRACKING_URI") != home.mlflow_uri:
+        # `mlflow run` opens a run for what it starts; in another store its id means nothing here.
+        for variable in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+            os.environ.pop(variable, None)
     os.environ.update(
         {
             ENV_HOME: str(home.root),
@@ -34,3 +38,6 @@ def configure_tools(home: Home) -> None:
             "TOKENIZERS_PARALLELISM": "false",
         }
     )
+    # OpenMP's threads wait for each other by spinning. With another process on the same cores,
+    # Prefect's own server for one, a training step then takes forty times as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

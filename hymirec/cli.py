@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +60,7 @@ def pipeline(
     as_json: JsonOption = False,
 ) -> None:
     """Validate, encode, publish, train, evaluate, register and promote."""
-    result = _run_pipeline(Home.at(home), data, recipe)
+    result = _run_pipeline(home, data, recipe)
     _print_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
@@ -70,12 +69,12 @@ def pipeline(
 @app.command()
 def demo(home: HomeOption = DEFAULT_HOME) -> None:
     """Run everything on the built-in world and show what comes out."""
+    place = _configured(home).create()
     from hymirec.datasets.synthetic import WorldConfig, generate, write_world
 
-    place = Home.at(home).create()
     world = place.root / "world"
     write_world(generate(WorldConfig()), world)
-    result = _run_pipeline(place, world, "demo")
+    result = _run_pipeline(home, world, "demo")
 
     from flows.settings import CHAMPION, MODEL_NAME
     from serving.client import ask
@@ -103,7 +102,9 @@ def serve(
     from serving.server import ModelServer, resolve_alias
 
     version = resolve_alias(place, MODEL_NAME, CHAMPION)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Set both: a shell starts a background process with SIGINT ignored.
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.default_int_handler)
     try:
         with ModelServer(place, MODEL_NAME, version, host=host, port=port) as server:
             out.print(f"version {version} answers at {server.url}/invocations; Ctrl-C stops it")
@@ -118,7 +119,7 @@ def serve(
 @app.command()
 def recommend(
     user: Annotated[str, typer.Option(help="User id, as in the data.")],
-    k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="Number of items.", min=1, max=1000)] = 10,
     url: Annotated[str, typer.Option(help="Where `hymirec serve` answers.")] = (
         f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
     ),
@@ -178,7 +179,9 @@ def ui(
 def _show_progress() -> None:
     """Print our own progress to standard error, and nothing of the libraries' short of trouble."""
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")
+        # SQLAlchemy and others switch their own warnings back on as they are imported.
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
     handler = logging.StreamHandler()
     for package in ("hymirec", "features", "flows", "serving"):
         logger = logging.getLogger(package)
@@ -195,17 +198,19 @@ def _configured(home: Path) -> Home:
     return place
 
 
-def _run_pipeline(home: Home, data: Path, recipe: str) -> Any:
+def _run_pipeline(home: Path, data: Path, recipe: str) -> Any:
+    place = _configured(home)
     from hymirec.recipes import get_recipe
 
-    get_recipe(recipe)
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
-    _configured(home.root)
-    home.create()
+    get_recipe(recipe)
+    place.create()
+    # Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from flows.pipeline import pipeline as flow
 
-    return flow(data=data.resolve(), home=home.root, recipe=recipe)
+    return flow(data=data.resolve(), home=place.root, recipe=recipe)
 
 
 def _print_metrics(result: Any) -> None:

@@ -36,7 +36,10 @@ def ask(url: str, user_id: str, k: int, *, exclude_seen: bool = True) -> dict[st
 
 
 def _message(response: requests.Response) -> str:
+    """What an error answer says, without the frames MLflow puts around the cause."""
     try:
-        return str(response.json()["message"]).splitlines()[0]
-    except (ValueError, KeyError, IndexError):
-        return response.text.strip().partition("\n")[0] or response.reason
+        message = str(response.json()["message"])
+    except (ValueError, KeyError):
+        message = response.text
+    cause = message.rpartition("Error: ")[2].strip().partition("\n")[0]
+    return cause or response.reason

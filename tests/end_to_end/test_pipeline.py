@@ -1,0 +1,153 @@
+"""The pipeline from files to a promoted version, and what it leaves behind."""
+
+import contextlib
+import json
+import sqlite3
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from features.offline import read_histories
+from features.online import FeatureReader
+from hymirec.home import Home
+from hymirec.inputs import assemble, index_history, number_items
+from hymirec.package import RecommenderPackage
+
+
+@pytest.fixture(scope="module")
+def client(home):
+    return mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+
+
+@pytest.fixture(scope="module")
+def run(client, result):
+    return client.get_run(result["run_id"])
+
+
+@pytest.fixture(scope="module")
+def package(home, client):
+    version = client.get_model_version_by_alias("hymirec", "champion")
+    mlflow.set_tracking_uri(home.mlflow_uri)
+    directory = mlflow.artifacts.download_artifacts(f"models:/hymirec/{version.version}")
+    return RecommenderPackage.load(next(iter_package(directory)))
+
+
+def iter_package(directory):
+    from pathlib import Path
+
+    return (path.parent for path in Path(directory).rglob("package.json"))
+
+
+def test_the_result_has_the_promised_keys_and_beats_popularity(result):
+    assert {"model_version", "run_id", "seconds", "metrics", "popularity"} <= result.keys()
+    assert result["model_version"] == 1
+    assert result["promoted"]
+    assert result["metrics"]["R@10"] > 2 * result["popularity"]["R@10"]
+    assert result["ran"] == ["encoder", "codebook", "recommender", "evaluation"]
+
+
+def test_stages_are_shown_with_progress(first_run):
+    stages = ("data:", "encoder: epoch 1/", "codebook:", "publish:", "recommender:", "promote:")
+    for stage in stages:
+        assert stage in first_run[1].stderr
+    assert "Traceback" not in first_run[1].stderr
+
+
+def test_mlflow_holds_settings_curves_data_and_artifacts(run, client):
+    assert run.info.status == "FINISHED"
+    assert run.data.params["recommender.num_interests"] == "2"
+    assert run.data.tags["prefect.flow_run_id"]
+    assert len(client.get_metric_history(run.info.run_id, "encoder/loss")) == 6
+    assert run.data.metrics["test/R_at_10"] > run.data.metrics["popularity/R_at_10"]
+    assert 0 < run.data.metrics["codebook/cosine"] <= 1
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == run.data.params["data.digest"]
+    artifacts = {entry.path for entry in client.list_artifacts(run.info.run_id)}
+    assert {"data_report", "evaluation"} <= artifacts
+
+
+def test_the_version_says_what_it_belongs_to_and_why_it_was_promoted(client, package):
+    version = client.get_model_version("hymirec", "1")
+    assert version.tags["codebook_id"] == package.info.codebook_id == package.model.codebook.id
+    assert version.tags["feature_service"] == f"hymirec_{package.info.codebook_id}"
+    assert version.tags["gate"].startswith("passed: R@10")
+    assert client.get_model_version_by_alias("hymirec", "champion").version == version.version
+
+
+def test_the_model_has_signature_and_input_example(home):
+    mlflow.set_tracking_uri(home.mlflow_uri)
+    info = mlflow.models.get_model_info("models:/hymirec/1")
+    assert info.signature.inputs.input_names() == ["user_id"]
+    assert {param.name for param in info.signature.params} == {"k", "exclude_seen"}
+    assert info.saved_input_example_info
+
+
+def test_prefect_keeps_the_flow_run_without_a_server(home, run):
+    with contextlib.closing(sqlite3.connect(home.prefect / "prefect.db")) as database:
+        rows = database.execute("select name, state_type from flow_run").fetchall()
+        tasks = {name for (name,) in database.execute("select name from task_run")}
+    assert [state for _, state in rows] == ["COMPLETED"]
+    assert {"validate", "encoder", "codebook", "publish", "recommender"} <= {
+        name.rsplit("-", 1)[0] for name in tasks
+    }
+
+
+def test_offline_row_equals_online_row_in_tensors_and_scores(home, package):
+    codebook = package.info.codebook_id
+    offline = read_histories(home, codebook)
+    reader = FeatureReader(home, codebook)
+    index = number_items(package.items["item_id"].tolist())
+    for user in list(offline)[::17]:
+        online = reader.read_user(user).history
+        assert online.item_ids == offline[user].item_ids
+        inputs = [
+            assemble([index_history(history, index)], max_history=1000, num_recent=20)
+            for history in (offline[user], online)
+        ]
+        for name, tensor in inputs[0].items():
+            assert torch.equal(tensor, inputs[1][name])
+        scores = [package.model.score(one) for one in inputs]
+        assert torch.equal(*scores)
+
+
+def test_codes_in_the_history_are_the_codes_of_the_items(home, package):
+    codebook = package.info.codebook_id
+    history = read_histories(home, codebook)["u0001"]
+    codes = FeatureReader(home, codebook).read_item_codes(history.item_ids)
+    assert np.array_equal(history.codes, [codes[item] for item in history.item_ids])
+    index = number_items(package.items["item_id"].tolist())
+    rebuilt = package.model.codebook.decode(torch.from_numpy(history.codes))
+    original = package.model.item_vectors()[[index[item] for item in history.item_ids]]
+    assert torch.cosine_similarity(rebuilt, original).mean() > 0.8
+
+
+def test_a_second_run_does_no_work_and_makes_no_new_version(hymirec, world, home, result):
+    again = hymirec("pipeline", "--data", world, "--recipe", "tiny", "--home", home, "--json")
+    assert again.code == 0, again.stderr
+    assert again.json["ran"] == []
+    assert again.json["model_version"] == result["model_version"]
+    assert again.json["metrics"] == result["metrics"]
+
+
+def test_two_homes_do_not_meet(home, tmp_path):
+    other = Home.at(tmp_path / "other").create()
+    assert mlflow.MlflowClient(other.mlflow_uri, other.mlflow_uri).search_registered_models() == []
+    strays = [
+        path
+        for path in home.root.rglob("*.json")
+        if str(tmp_path) in path.read_text(errors="ignore")
+    ]
+    assert strays == []
+
+
+def test_evaluation_is_kept_user_by_user(home, result):
+    import pandas as pd
+
+    (directory,) = home.runs.glob("evaluation-*")
+    ranks = pd.read_parquet(directory / "ranks.parquet")
+    assert len(ranks) == 120
+    assert (ranks["rank"] <= 10).mean() == pytest.approx(result["metrics"]["R@10"])
+    kept = json.loads((directory / "metrics.json").read_text())
+    assert kept["metrics"]["R@10"] == result["metrics"]["R@10"]

@@ -1,0 +1,108 @@
+"""The champion behind MLflow's real model server."""
+
+import mlflow
+import pytest
+import requests
+
+from features.online import FeatureReader
+from serving.client import ask
+from serving.server import ModelServer, resolve_alias
+
+
+@pytest.fixture(scope="module")
+def server(home):
+    version = resolve_alias(home, "hymirec", "champion")
+    with ModelServer(home, "hymirec", version, host="127.0.0.1", port=0) as running:
+        yield running
+
+
+def invoke(server, records, **params):
+    body = {"dataframe_records": records, "params": params}
+    return requests.post(f"{server.url}/invocations", json=body, timeout=30)
+
+
+def test_a_known_user_is_served_by_the_model_with_named_interests(server):
+    answer = ask(server.url, "u0003", 10)
+    assert answer["served_by"] == "full"
+    assert answer["model_version"] == "1"
+    items = answer["recommendations"]
+    assert len({item["item_id"] for item in items}) == 10
+    assert {item["interest"] for item in items} <= {1, 2}
+    scores = [item["score"] for item in items]
+    assert scores == sorted(scores, reverse=True)
+    assert all(item["title"] for item in items)
+
+
+def test_seen_items_are_left_out_unless_asked_for(server, home):
+    codebook = (
+        mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+        .get_model_version("hymirec", "1")
+        .tags["codebook_id"]
+    )
+    seen = set(FeatureReader(home, codebook).read_user("u0003").history.item_ids)
+    without = ask(server.url, "u0003", 1000)["recommendations"]
+    assert not seen & {item["item_id"] for item in without}
+    assert len(without) == 300 - len(seen)
+    everything = ask(server.url, "u0003", 1000, exclude_seen=False)["recommendations"]
+    assert len(everything) == 300
+
+
+def test_an_unknown_user_gets_a_marked_fallback(server):
+    answer = ask(server.url, "nobody", 3)
+    assert answer["served_by"] == "popular"
+    assert answer["recent"] == []
+    assert [item["interest"] for item in answer["recommendations"]] == [0, 0, 0]
+
+
+def test_several_users_and_integer_ids_in_one_request(server):
+    response = invoke(server, [{"user_id": "u0003"}, {"user_id": "u0004"}], k=2)
+    assert [answer["user_id"] for answer in response.json()["predictions"]] == ["u0003", "u0004"]
+    response = invoke(server, [{"user_id": 42}], k=2)
+    assert response.json()["predictions"][0]["served_by"] == "popular"
+
+
+@pytest.mark.parametrize("k", [0, -1, 1001])
+def test_k_out_of_range_is_the_callers_fault(server, k):
+    response = invoke(server, [{"user_id": "u0003"}], k=k)
+    assert response.status_code == 400
+    assert f"k is {k}: 1 to 1000 items can be asked for" in response.json()["message"]
+
+
+def test_a_request_without_user_id_names_the_column(server):
+    response = invoke(server, [{"user": "u0003"}])
+    assert response.status_code == 400
+    assert "user_id" in response.json()["message"]
+
+
+def test_recommend_prints_a_table_or_json(server, hymirec):
+    table = hymirec("recommend", "--user", "u0003", "-k", "3", "--url", server.url)
+    assert table.code == 0
+    assert "lately" in table.stdout
+    as_json = hymirec("recommend", "--user", "u0003", "-k", 3, "--url", server.url, "--json")
+    assert len(as_json.json["recommendations"]) == 3
+
+
+def test_more_than_the_catalogue_is_all_of_it_and_said_so(server, hymirec):
+    done = hymirec("recommend", "--user", "u0003", "-k", "500", "--url", server.url)
+    assert done.code == 0
+    assert "500 items were asked for; there are no more to recommend" in done.stdout
+
+
+def test_a_port_in_use_is_named(server, hymirec, home):
+    port = server.url.rpartition(":")[2]
+    done = hymirec("serve", "--home", home.root, "--port", port)
+    assert done.code == 2
+    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serving_before_any_pipeline_says_what_to_run(hymirec, tmp_path):
+    done = hymirec("serve", "--home", tmp_path / "empty")
+    assert done.code == 2
+    assert "run `hymirec pipeline` first" in done.stderr
+
+
+def test_asking_where_nothing_answers_says_how_to_start_it(hymirec):
+    done = hymirec("recommend", "--user", "x", "--url", "http://127.0.0.1:9")
+    assert done.code == 2
+    assert "hymirec serve" in done.stderr
