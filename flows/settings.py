@@ -26,6 +26,7 @@ def configure_tools(home: Home) -> None:
             ENV_HOME: str(home.root),
             "PREFECT_HOME": str(home.prefect),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             # A failing flow logs its traceback: the run's page shows it, the terminal one line.
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",

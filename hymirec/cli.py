@@ -164,14 +164,19 @@ def ui(
         raise UsageError(f"{place.root} does not exist: run `hymirec pipeline` first")
     import features
 
+    host = ["--host", DEFAULT_HOST]
+    repository = Path(features.__file__).parent
     commands = {
-        "mlflow": ["mlflow", "ui", "--backend-store-uri", place.mlflow_uri, "--port", port or 5000],
-        "prefect": ["prefect", "server", "start", "--port", port or 4200],
-        "feast": ["feast", "--chdir", Path(features.__file__).parent, "ui", "--port", port or 8888],
-    }
+        "mlflow": ["mlflow", "ui", "--backend-store-uri", place.mlflow_uri, "--workers", "1",
+                   *host, "--port", port or 5000],
+        "prefect": ["prefect", "server", "start", *host, "--port", port or 4200],
+        "feast": ["feast", "--chdir", repository, "ui", *host, "--port", port or 8888],
+    }  # fmt: skip
     if page not in commands:
         raise UsageError(f"no page is called {page!r}; there are {', '.join(commands)}")
     command = [str(part) for part in commands[page]]
+    # Prefect's page asks port 4200 unless told where it is itself.
+    os.environ["PREFECT_UI_API_URL"] = f"http://{DEFAULT_HOST}:{port or 4200}/api"
     program = Path(sys.executable).parent / command[0]
     os.execv(program, command)
 

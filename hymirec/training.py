@@ -45,6 +45,8 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_epochs: PositiveInt
+    max_steps: PositiveInt = 5000
+    """Fewer epochs, though at least one, where so many would take more steps than this."""
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.01
@@ -89,13 +91,14 @@ def train(
     """
     set_seed(config.seed)
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)  # type: ignore[arg-type]
+    num_epochs = max(1, min(config.num_epochs, config.max_steps // steps_per_epoch))
     arguments = TrainingArguments(
         output_dir=str(directory),
-        num_train_epochs=config.num_epochs,
+        num_train_epochs=num_epochs,
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        warmup_steps=int(config.warmup_share * config.num_epochs * steps_per_epoch),
+        warmup_steps=int(config.warmup_share * num_epochs * steps_per_epoch),
         lr_scheduler_type="cosine",
         max_grad_norm=1.0,
         eval_strategy="epoch",
@@ -112,7 +115,7 @@ def train(
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=config.seed,
     )
-    progress = _Progress(name, log_metrics, config)
+    progress = _Progress(name, log_metrics, num_epochs)
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -159,10 +162,10 @@ class _Trainer(Trainer):
 class _Progress(TrainerCallback):
     """One line an epoch, and the metrics to whoever keeps them."""
 
-    def __init__(self, name: str, log_metrics: LogMetrics, config: TrainingConfig) -> None:
+    def __init__(self, name: str, log_metrics: LogMetrics, num_epochs: int) -> None:
         self.name = name
         self.log_metrics = log_metrics
-        self.config = config
+        self.num_epochs = num_epochs
         self.best: dict[str, float] = {}
         self.loss = math.nan
 
@@ -198,10 +201,10 @@ class _Progress(TrainerCallback):
             self.best = found
         epoch = round(state.epoch or 0)
         seconds = time.monotonic() - self.started
-        left = seconds / max(1, epoch - self.first_epoch) * (self.config.num_epochs - epoch)
+        left = seconds / max(1, epoch - self.first_epoch) * (self.num_epochs - epoch)
         log.info(
             "%s: epoch %d/%d, loss %.3f, validation %s %.4f (best %.4f), at most %d s left",
-            self.name, epoch, self.config.num_epochs, self.loss, SELECTION_METRIC,
+            self.name, epoch, self.num_epochs, self.loss, SELECTION_METRIC,
             found[SELECTION_METRIC], self.best[SELECTION_METRIC], left,
         )  # fmt: skip
         values = {f"{self.name}/validation_{key}": value for key, value in found.items()}

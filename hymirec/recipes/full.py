@@ -21,7 +21,7 @@ def small() -> Recipe:
         first_training=TrainingConfig(num_epochs=30, batch_size=16, patience=8),
         codebook=CodebookConfig(num_layers=3, num_entries=256),
         recommender=HyMiRecConfig(backbone=backbone, num_recent=100),
-        training=TrainingConfig(num_epochs=12, batch_size=16, patience=4),
+        training=TrainingConfig(num_epochs=12, max_steps=2000, batch_size=16, patience=4),
     )
 
 
