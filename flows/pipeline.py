@@ -73,11 +73,16 @@ def data_task(home: Home, source: Path, run_id: str) -> DataRef:
 
 @step("validate")
 def validate_task(home: Home, data: DataRef, run_id: str) -> Path:
-    """Validate, keep the report, and stop the flow on a failure."""
+    """Validate, keep the report, and stop the flow on a failure.
+
+    Returns:
+        The report's page on the interactions; unlike its start page, it can be read offline.
+    """
     report = validate(data.read(), home.reports / data.digest, datetime.now(UTC))
-    mlflow.MlflowClient().log_artifacts(run_id, str(report.docs_index.parent), "data_report")
+    site = report.docs_index.parent
+    mlflow.MlflowClient().log_artifacts(run_id, str(site), "data_report")
     report.raise_for_failures()
-    return report.docs_index
+    return next(site.glob("validations/interactions/**/*.html"))
 
 
 encoder_task = step("encoder")(encode.train_encoder)

@@ -41,7 +41,8 @@ def unpack_codes(packed: Tensor, num_layers: int, num_entries: int) -> tuple[Ten
     if _index_bytes(num_entries) == 2:
         indices = indices | (packed[..., offset : 2 * offset].long() << 8)
         offset *= 2
-    scales = packed[..., offset:].contiguous().view(torch.float16)
+    # A copy: two bytes are read as one number only where they start at an even address.
+    scales = packed[..., offset:].clone(memory_format=torch.contiguous_format).view(torch.float16)
     return indices, scales.float()
 
 

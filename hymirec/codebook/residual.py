@@ -134,7 +134,7 @@ class ResidualCodebook(nn.Module):
 
         Returns:
             `cosine`: mean cosine between vectors and their decoding; `collision_rate`: share of
-            vectors whose whole code another vector also has; per layer `utilisation_i`: share of
+            vectors whose entries, scales aside, another vector also has; per layer `utilisation_i`: share of
             entries in use, and `perplexity_i`: entries in effective use, 1..K.
         """
         packed = self.encode(vectors)
