@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import HymirecError, InterruptedRunError, UsageError
 from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
 
 app = typer.Typer(
@@ -47,9 +48,6 @@ def main() -> None:
     except HymirecError as error:
         err.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on where this one stopped")
-        sys.exit(128 + signal.SIGINT)
 
 
 @app.command()
@@ -83,7 +81,9 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
     version = resolve_alias(place, MODEL_NAME, CHAMPION)
     logging.getLogger(__name__).info("serve: starting MLflow's model server of version %d", version)
     with ModelServer(place, MODEL_NAME, version, host=DEFAULT_HOST, port=0) as server:
-        _print_answer(ask(server.url, _some_user(world), 10))
+        answers = [ask(server.url, user, 10) for user in _some_users(world)]
+    # The user whose list draws on the most interests shows best what they are.
+    _print_answer(max(answers, key=_interests_in))
     _print_metrics(result)
     _print_pages(place, result.data_report)
 
@@ -204,24 +204,28 @@ def _configured(home: Path) -> Home:
 
 
 def _run_pipeline(home: Path, data: Path, recipe: str) -> Any:
+    if not data.is_dir():
+        raise UsageError(f"{data} is not a folder")
     place = _configured(home)
     from hymirec.recipes import get_recipe
 
-    if not data.is_dir():
-        raise UsageError(f"{data} is not a folder")
     get_recipe(recipe)
     place.create()
     # Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.default_int_handler)
     from flows.pipeline import pipeline as flow
 
-    return flow(data=data.resolve(), home=place.root, recipe=recipe)
+    try:
+        return flow(data=data.resolve(), home=place.root, recipe=recipe)
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("interrupted: the same command goes on from here") from error
 
 
 def _print_metrics(result: Any) -> None:
     table = Table(title=f"version {result.model_version}, test items ranked among all unseen")
     table.add_column("")
-    names = list(result.popularity)
+    names = ("R@10", "R@50", "R@200", "N@10", "N@50", "N@200")
     for name in names:
         table.add_column(name, justify="right")
     for label, metrics in (("HyMiRec", result.metrics), ("popularity", result.popularity)):
@@ -260,11 +264,18 @@ def _print_pages(home: Home, data_report: Path) -> None:
     out.print(f"  {data_report.as_uri()}   (data report: open in a browser)", soft_wrap=True)
 
 
-def _some_user(directory: Path) -> str:
+def _some_users(directory: Path) -> list[str]:
     from hymirec.datasets import load
     from hymirec.schema import USER_ID
 
-    return str(load(directory).interactions[USER_ID].iloc[-1])
+    return load(directory).interactions[USER_ID].drop_duplicates().tolist()[:30]
+
+
+def _interests_in(answer: dict[str, Any]) -> int:
+    """How many items the interest that found fewest has in a list; 0 where one found all."""
+    found = [item["interest"] for item in answer["recommendations"]]
+    counts = Counter(found).values()
+    return min(counts) if len(counts) > 1 else 0
 
 
 def _escape(text: str) -> str:

@@ -25,3 +25,9 @@ class DataError(HymirecError):
 
 class VersionError(HymirecError):
     """Parts that do not belong together were brought together, such as codes and codebook."""
+
+
+class InterruptedRunError(HymirecError):
+    """The user stopped a run that can be taken up again."""
+
+    exit_code = 130

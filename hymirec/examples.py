@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hymirec.errors import DataError
 from hymirec.inputs import IndexedHistory, assemble, pad_items
 
 
@@ -23,6 +24,11 @@ class _PerHistory(Dataset):
 
     def __init__(self, histories: Sequence[IndexedHistory], events_per_example: int) -> None:
         self.histories = [history for history in histories if len(history) >= 2]
+        if not self.histories:
+            raise DataError(
+                "no user has two events to train on, not counting those held back for "
+                "validation and test"
+            )
         self._which = [
             user
             for user, history in enumerate(self.histories)

@@ -106,6 +106,7 @@ def train(
         logging_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # early stopping goes on counting
         metric_for_best_model=SELECTION_METRIC,
         greater_is_better=True,
         remove_unused_columns=False,
@@ -131,7 +132,19 @@ def train(
                 trainer.remove_callback(callback)
     directory.mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(directory)))
-    return progress.best
+    return _best_validation(trainer.state)
+
+
+def _best_validation(state: TrainerState) -> dict[str, float]:
+    """Metrics of the best validation so far, those before an interruption included."""
+    validations = [entry for entry in state.log_history if f"eval_{SELECTION_METRIC}" in entry]
+    return _validation(max(validations, key=lambda entry: entry[f"eval_{SELECTION_METRIC}"]))
+
+
+def _validation(entry: Mapping[str, float]) -> dict[str, float]:
+    return {
+        key.removeprefix("eval_"): value for key, value in entry.items() if key.startswith("eval_")
+    }
 
 
 class _Trainer(Trainer):
@@ -166,7 +179,6 @@ class _Progress(TrainerCallback):
         self.name = name
         self.log_metrics = log_metrics
         self.num_epochs = num_epochs
-        self.best: dict[str, float] = {}
         self.loss = math.nan
 
     def on_train_begin(
@@ -196,16 +208,14 @@ class _Progress(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Report the epoch."""
-        found = {key.removeprefix("eval_"): value for key, value in metrics.items()}
-        if not self.best or found[SELECTION_METRIC] > self.best[SELECTION_METRIC]:
-            self.best = found
+        found, best = _validation(metrics), _best_validation(state)
         epoch = round(state.epoch or 0)
         seconds = time.monotonic() - self.started
         left = seconds / max(1, epoch - self.first_epoch) * (self.num_epochs - epoch)
         log.info(
             "%s: epoch %d/%d, loss %.3f, validation %s %.4f (best %.4f), at most %d s left",
             self.name, epoch, self.num_epochs, self.loss, SELECTION_METRIC,
-            found[SELECTION_METRIC], self.best[SELECTION_METRIC], left,
+            found[SELECTION_METRIC], best[SELECTION_METRIC], left,
         )  # fmt: skip
         values = {f"{self.name}/validation_{key}": value for key, value in found.items()}
         self.log_metrics({f"{self.name}/loss": self.loss, **values}, state.global_step)

@@ -134,8 +134,9 @@ class ResidualCodebook(nn.Module):
 
         Returns:
             `cosine`: mean cosine between vectors and their decoding; `collision_rate`: share of
-            vectors whose entries, scales aside, another vector also has; per layer `utilisation_i`: share of
-            entries in use, and `perplexity_i`: entries in effective use, 1..K.
+            vectors whose entries, scales aside, another vector also has; per layer
+            `utilisation_i`: share of entries in use, and `perplexity_i`: entries in effective use,
+            1..K.
         """
         packed = self.encode(vectors)
         indices, _ = unpack_codes(packed, self.num_layers, self.num_entries)

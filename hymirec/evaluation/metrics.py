@@ -25,7 +25,7 @@ def rank_of_target(scores: Tensor, target: Tensor, excluded: Tensor) -> Tensor:
         excluded: bool [U, N + 1], items that may not be listed, such as those already seen.
 
     Returns:
-        float [U], infinite where the target itself is excluded.
+        float [U], infinite where the target itself is excluded or its score is not a number.
     """
     rows = torch.arange(len(target), device=scores.device)
     scores = scores.masked_fill(excluded, -torch.inf)
@@ -34,7 +34,7 @@ def rank_of_target(scores: Tensor, target: Tensor, excluded: Tensor) -> Tensor:
     better = (scores > own).sum(dim=1)
     as_good = (scores == own).sum(dim=1) - 1
     rank = 1 + better + as_good / 2
-    return rank.masked_fill(excluded[rows, target], torch.inf)
+    return rank.masked_fill(excluded[rows, target] | own[:, 0].isnan(), torch.inf)
 
 
 def recall_at(rank: Tensor, k: int) -> Tensor:

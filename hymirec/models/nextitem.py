@@ -46,6 +46,7 @@ class NextItemRecommender(InterestRecommender):
         self.backbone = build_backbone(tower.settings.width, config.backbone)
         self.input_dropout = nn.Dropout(config.backbone.dropout)
         self._vectors: Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget_vectors())
 
     def save(self, directory: Path) -> None:
         """Write settings and weights."""
@@ -85,9 +86,12 @@ class NextItemRecommender(InterestRecommender):
 
     def train(self, mode: bool = True) -> NextItemRecommender:
         """Set the mode; item vectors computed before are forgotten."""
-        self._vectors = None
+        self._forget_vectors()
         super().train(mode)
         return self
+
+    def _forget_vectors(self) -> None:
+        self._vectors = None
 
     def item_vectors(self) -> Tensor:
         """[N + 1, D]; computed once while the model stays in evaluation mode."""

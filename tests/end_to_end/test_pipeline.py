@@ -3,9 +3,12 @@
 import contextlib
 import json
 import sqlite3
+import uuid
+from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -31,13 +34,8 @@ def package(home, client):
     version = client.get_model_version_by_alias("hymirec", "champion")
     mlflow.set_tracking_uri(home.mlflow_uri)
     directory = mlflow.artifacts.download_artifacts(f"models:/hymirec/{version.version}")
-    return RecommenderPackage.load(next(iter_package(directory)))
-
-
-def iter_package(directory):
-    from pathlib import Path
-
-    return (path.parent for path in Path(directory).rglob("package.json"))
+    (found,) = Path(directory).rglob("package.json")
+    return RecommenderPackage.load(found.parent)
 
 
 def test_the_result_has_the_promised_keys_and_beats_popularity(result):
@@ -85,13 +83,16 @@ def test_the_model_has_signature_and_input_example(home):
 
 
 def test_prefect_keeps_the_flow_run_without_a_server(home, run):
+    flow_run = uuid.UUID(run.data.tags["prefect.flow_run_id"])
     with contextlib.closing(sqlite3.connect(home.prefect / "prefect.db")) as database:
-        rows = database.execute("select name, state_type from flow_run").fetchall()
-        tasks = {name for (name,) in database.execute("select name from task_run")}
-    assert [state for _, state in rows] == ["COMPLETED"]
-    assert {"validate", "encoder", "codebook", "publish", "recommender"} <= {
-        name.rsplit("-", 1)[0] for name in tasks
-    }
+        states = dict(database.execute("select id, state_type from flow_run"))
+        tasks = {
+            name.rsplit("-", 1)[0]
+            for name, owner in database.execute("select name, flow_run_id from task_run")
+            if uuid.UUID(owner) == flow_run
+        }
+    assert {uuid.UUID(key): state for key, state in states.items()}[flow_run] == "COMPLETED"
+    assert {"validate", "encoder", "codebook", "publish", "recommender"} <= tasks
 
 
 def test_offline_row_equals_online_row_in_tensors_and_scores(home, package):
@@ -124,7 +125,7 @@ def test_codes_in_the_history_are_the_codes_of_the_items(home, package):
 
 
 def test_a_second_run_does_no_work_and_makes_no_new_version(hymirec, world, home, result):
-    again = hymirec("pipeline", "--data", world, "--recipe", "tiny", "--home", home, "--json")
+    again = hymirec("pipeline", "--data", world, "--recipe", "tiny", "--home", home.root, "--json")
     assert again.code == 0, again.stderr
     assert again.json["ran"] == []
     assert again.json["model_version"] == result["model_version"]
@@ -143,8 +144,6 @@ def test_two_homes_do_not_meet(home, tmp_path):
 
 
 def test_evaluation_is_kept_user_by_user(home, result):
-    import pandas as pd
-
     (directory,) = home.runs.glob("evaluation-*")
     ranks = pd.read_parquet(directory / "ranks.parquet")
     assert len(ranks) == 120

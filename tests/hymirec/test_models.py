@@ -1,0 +1,560 @@
+"""The contract of every recommender, and what each model promises of its own.
+
+Models are found by walking `hymirec.models`: one without a builder here fails a test.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+import hymirec.models
+from hymirec.dmil import assign_targets, contrast, dmil_loss, merged_loss
+from hymirec.encoder import EncoderConfig, ItemTower
+from hymirec.inputs import IndexedHistory, assemble
+from hymirec.models.base import InterestRecommender, Recommender
+from hymirec.models.hymirec import HyMiRec, HyMiRecConfig, interest_overlap
+from hymirec.models.layers import BackboneConfig, build_backbone
+from hymirec.models.nextitem import NextItemConfig, NextItemRecommender
+from hymirec.models.popularity import PopularityRecommender
+from hymirec.negatives import sample_items
+
+BACKBONE = BackboneConfig(num_layers=2, num_heads=2, dropout=0.2)
+LENGTHS = [5, 1, 0, 40, 13]
+
+
+def make_hymirec(items, codebook, **settings):
+    config = {
+        "num_interests": 3, "num_coarse": 2, "window": 3, "num_cuts": 4, "max_history": 30,
+        "num_recent": 8, "coarse_layers": 2, "num_negatives": 20,
+    }  # fmt: skip
+    return HyMiRec(items, codebook, HyMiRecConfig(backbone=BACKBONE, **{**config, **settings}))
+
+
+def make_next_item(items, codebook, **settings):
+    num_items, width = len(items), items.shape[1]
+    encoder = EncoderConfig(
+        width=width, hidden_width=8, max_tokens=4, texts_per_step=10,
+        backbone=BackboneConfig(num_layers=1, num_heads=2, dropout=0.1),
+    )  # fmt: skip
+    tokens = torch.randint(3, 30, (num_items, 4))
+    tokens[0] = 0
+    tower = ItemTower(encoder, tokens, 30, torch.ones(num_items, dtype=torch.int64))
+    tower.reread()
+    return NextItemRecommender(
+        tower, NextItemConfig(**{"backbone": BACKBONE, "num_recent": 8, **settings})
+    )
+
+
+def make_popularity(items, codebook):
+    return PopularityRecommender(torch.randint(0, 9, (len(items),)))
+
+
+BUILDERS = {
+    HyMiRec: make_hymirec,
+    NextItemRecommender: make_next_item,
+    PopularityRecommender: make_popularity,
+}
+
+
+def found_models():
+    """Every concrete recommender of the package."""
+    for module in pkgutil.walk_packages(hymirec.models.__path__, "hymirec.models."):
+        importlib.import_module(module.name)
+    found, open_classes = set(), [Recommender]
+    while open_classes:
+        for subclass in open_classes.pop().__subclasses__():
+            open_classes.append(subclass)
+            ours = subclass.__module__.startswith("hymirec.models.")
+            if ours and not inspect.isabstract(subclass):
+                found.add(subclass)
+    return sorted(found, key=lambda model: model.__name__)
+
+
+MODELS = found_models()
+every_model = pytest.mark.parametrize("model_class", MODELS, ids=lambda model: model.__name__)
+every_interest_model = pytest.mark.parametrize(
+    "model_class",
+    [model for model in MODELS if issubclass(model, InterestRecommender)],
+    ids=lambda model: model.__name__,
+)
+
+
+@pytest.fixture
+def build(items, codebook):
+    """Make a model in evaluation mode whose parameters, zeros among them, were all moved."""
+
+    def make(model_class, **settings):
+        torch.manual_seed(0)
+        model = BUILDERS[model_class](items, codebook, **settings)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.2 * torch.randn_like(parameter)
+        return model.eval()
+
+    return make
+
+
+def ask(model, histories):
+    return assemble(histories, max_history=model.max_history, num_recent=model.num_recent)
+
+
+def answers(model, inputs):
+    """All that a model says about a batch."""
+    said = {"score": model.score(inputs)}
+    if isinstance(model, InterestRecommender):
+        said["interests"] = model.encode_user(inputs)
+    return said
+
+
+def assert_same_answers(found, expected):
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert values.isfinite().all()
+        torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-5)
+
+
+# The contract
+
+
+def test_every_model_of_the_library_is_under_the_contract():
+    assert set(MODELS) == set(BUILDERS)
+
+
+@every_model
+def test_scores_every_item_for_every_user(model_class, build, items, random_histories):
+    model = build(model_class)
+    scores = model.score(ask(model, random_histories(LENGTHS)))
+    assert scores.shape == (len(LENGTHS), len(items))
+    assert scores.isfinite().all()
+    assert model.max_history >= 1
+    assert model.num_recent >= 1
+
+
+@every_model
+def test_batch_equals_single(model_class, build, random_histories):
+    model = build(model_class)
+    histories = random_histories(LENGTHS)
+    together = answers(model, ask(model, histories))
+    for row, history in enumerate(histories):
+        alone = answers(model, ask(model, [history]))
+        expected = {name: values[row : row + 1] for name, values in together.items()}
+        assert_same_answers(alone, expected)
+
+
+@every_model
+def test_what_lies_beyond_the_length_is_never_read(model_class, build, items, random_histories):
+    model = build(model_class)
+    histories = random_histories(LENGTHS)
+    inputs = ask(model, histories)
+    expected = answers(model, inputs)
+    # More room, and in it, and in the padding there was, other events.
+    generator = torch.Generator().manual_seed(1)
+    codes, recent = inputs["history_codes"], inputs["recent_items"]
+    noise = torch.randint(0, len(items), (len(LENGTHS), recent.shape[1] + 7), generator=generator)
+    noise[:, : recent.shape[1]] = torch.where(
+        torch.arange(recent.shape[1]) < inputs["recent_length"][:, None],
+        recent,
+        noise[:, : recent.shape[1]],
+    )
+    other = random_histories([codes.shape[1] + 9] * len(LENGTHS), seed=2)
+    noisy_codes = torch.stack([torch.from_numpy(history.codes) for history in other])
+    real = torch.arange(codes.shape[1]) < inputs["history_length"][:, None]
+    noisy_codes[:, : codes.shape[1]] = torch.where(
+        real[..., None], codes, noisy_codes[:, : codes.shape[1]]
+    )
+    noisy = {**inputs, "history_codes": noisy_codes, "recent_items": noise}
+    assert_same_answers(answers(model, noisy), expected)
+
+
+@every_model
+def test_answers_are_repeatable(model_class, build, random_histories):
+    model = build(model_class)
+    inputs = ask(model, random_histories(LENGTHS))
+    assert torch.equal(model.score(inputs), model.score(inputs))
+
+
+@every_model
+def test_saved_weights_give_the_same_answers(
+    model_class, build, items, codebook, random_histories, tmp_path
+):
+    model = build(model_class)
+    inputs = ask(model, random_histories(LENGTHS))
+    expected = answers(model, inputs)
+    torch.manual_seed(1)
+    other = BUILDERS[model_class](items, codebook).eval()
+    assert not torch.allclose(other.score(inputs), expected["score"])
+    other.load_state_dict(model.state_dict())
+    assert_same_answers(answers(other, inputs), expected)
+    if issubclass(model_class, InterestRecommender):
+        model.save(tmp_path / "model")
+        loaded = model_class.load(tmp_path / "model")
+        assert not loaded.training
+        assert loaded.settings == model.settings
+        assert_same_answers(answers(loaded, inputs), expected)
+
+
+@every_interest_model
+def test_interests_have_unit_length_and_those_of_no_history_are_zero(
+    model_class, build, random_histories
+):
+    model = build(model_class)
+    interests = model.encode_user(ask(model, random_histories(LENGTHS)))
+    known = torch.tensor(LENGTHS) > 0
+    norms = interests.norm(dim=2)
+    torch.testing.assert_close(norms, known[:, None].expand_as(norms).float())
+    alone = model.encode_user(ask(model, random_histories([0])))
+    assert torch.equal(alone, torch.zeros_like(alone))
+
+
+@every_interest_model
+def test_items_have_unit_length_and_padding_none(model_class, build):
+    vectors = build(model_class).item_vectors()
+    assert not vectors[0].any()
+    torch.testing.assert_close(vectors[1:].norm(dim=1), torch.ones(len(vectors) - 1))
+
+
+@every_interest_model
+def test_score_is_the_best_cosine_over_the_interests(model_class, build, random_histories):
+    model = build(model_class)
+    inputs = ask(model, random_histories(LENGTHS))
+    interests, vectors, scores = (
+        model.encode_user(inputs),
+        model.item_vectors(),
+        model.score(inputs),
+    )
+    for user in range(len(LENGTHS)):
+        for item in range(1, len(vectors)):
+            best = max((vectors[item] @ interest).item() for interest in interests[user])
+            assert scores[user, item].item() == pytest.approx(best, abs=1e-5)
+
+
+@every_interest_model
+def test_the_last_event_changes_the_interests(model_class, build, history_of):
+    model = build(model_class)
+    first, second = model.encode_user(ask(model, [history_of([1, 2, 3]), history_of([1, 2, 4])]))
+    assert (first * second).sum(dim=1).max() < 0.999
+
+
+def test_popularity_scores_by_count():
+    model = PopularityRecommender(torch.tensor([7, 0, 3, 1]))
+    scores = model.score({"recent_length": torch.tensor([0, 5])})
+    assert scores.tolist() == [[7, 0, 3, 1]] * 2
+
+
+# HyMiRec
+
+
+def at_cuts(model, inputs, history_cuts, recent_cuts):
+    with torch.no_grad():
+        return model.interests_at(
+            inputs["history_codes"],
+            inputs["recent_items"],
+            history_cuts=torch.tensor([history_cuts]),
+            recent_cuts=torch.tensor([recent_cuts]),
+        )[0]
+
+
+def test_a_cut_answers_as_the_shortened_history_does(build, random_histories):
+    model = build(HyMiRec, max_history=40, num_recent=40)
+    (history,) = random_histories([25])
+    cuts = list(range(1, 26))
+    together = at_cuts(model, ask(model, [history]), cuts, cuts)
+    for cut, interests in zip(cuts, together, strict=True):
+        alone = model.encode_user(ask(model, [history.until(cut)]))[0]
+        torch.testing.assert_close(interests, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("max_history", "num_recent"), [(20, 6), (6, 20), (3, 9), (50, 4)])
+def test_a_cut_of_truncated_inputs_answers_as_the_shortened_inputs_do(
+    max_history, num_recent, build, random_histories
+):
+    model = build(HyMiRec, max_history=max_history, num_recent=num_recent)
+    (history,) = random_histories([30])
+    begins = max(0, 30 - max_history), max(0, 30 - num_recent)
+    cuts = list(range(begins[1] + 1, 31))
+    together = at_cuts(
+        model,
+        ask(model, [history]),
+        [max(0, cut - begins[0]) for cut in cuts],
+        [cut - begins[1] for cut in cuts],
+    )
+    for cut, interests in zip(cuts, together, strict=True):
+        codes, recent = history.codes[begins[0] : cut], history.items[begins[1] : cut]
+        alone = model.encode_user(
+            {
+                "history_codes": torch.from_numpy(codes)[None]
+                if len(codes)
+                else torch.zeros(1, 1, history.codes.shape[1], dtype=torch.uint8),
+                "history_length": torch.tensor([len(codes)]),
+                "recent_items": torch.from_numpy(recent)[None],
+                "recent_length": torch.tensor([len(recent)]),
+            }
+        )[0]
+        torch.testing.assert_close(interests, alone, rtol=1e-4, atol=1e-5)
+    # And the last cut is what a request gets.
+    request = model.encode_user(ask(model, [history]))[0]
+    torch.testing.assert_close(together[-1], request, rtol=1e-4, atol=1e-5)
+
+
+def test_coarse_interests_at_a_cut_see_what_lies_before_it_and_nothing_else(build, items):
+    coarse = build(HyMiRec).coarse
+    generator = torch.Generator().manual_seed(3)
+    history = torch.randn(2, 20, items.shape[1], generator=generator)
+    cuts = torch.tensor([[1, 7, 20], [0, 13, 19]])
+    with torch.no_grad():
+        together = coarse(history, cuts)
+        for user in range(2):
+            for place, cut in enumerate(cuts[user].tolist()):
+                changed = history[user : user + 1].clone()
+                changed[:, cut:] = torch.randn(changed[:, cut:].shape, generator=generator)
+                one_cut = torch.tensor([[cut]])
+                torch.testing.assert_close(
+                    coarse(changed, one_cut)[0, 0], together[user, place], rtol=1e-4, atol=1e-5
+                )
+                if cut:
+                    changed[:, cut - 1] += 1
+                    moved = coarse(changed, one_cut)[0, 0] - together[user, place]
+                    assert moved.abs().max() > 1e-3
+
+
+def test_ages_are_told_apart_in_powers_of_two(build, items):
+    """The first layer's answer to one event depends on its age only by the bias of that age."""
+    model = build(HyMiRec, coarse_layers=1)
+    layer = model.coarse.layers[0]
+    generator = torch.Generator().manual_seed(4)
+    pair = torch.randn(2, items.shape[1], generator=generator)
+    length = 3000
+    events = torch.zeros(1, length, items.shape[1])
+    queries = model.coarse.queries[None, None]
+
+    def seen(age):
+        """With two events visible, one at `age` and one just now, all else out of sight."""
+        events_now = events.clone()
+        events_now[0, 0], events_now[0, 1] = pair
+        ago = torch.full((1, 1, length), -1)
+        ago[0, 0, 0], ago[0, 0, 1] = age, 0
+        with torch.no_grad():
+            return layer(queries, events_now, ago)
+
+    classes = [range(1, 3), range(3, 7), range(7, 15), range(1023, 1026), range(2047, 2050)]
+    bands = [[seen(age) for age in ages] for ages in classes]
+    for band in bands:
+        for answer in band[1:]:
+            assert torch.equal(answer, band[0])
+    for one, other in pairwise(bands[:4]):
+        assert not torch.allclose(one[0], other[0], atol=1e-4)
+
+
+def test_the_whole_history_reaches_the_interests_through_the_codes(build, random_histories):
+    model = build(HyMiRec, max_history=40, num_recent=3)
+    (history,) = random_histories([40])
+    inputs = ask(model, [history])
+    changed = {**inputs, "history_codes": inputs["history_codes"].clone()}
+    changed["history_codes"][0, :20] = inputs["history_codes"][0, 20:]  # the old half
+    assert not torch.allclose(model.encode_user(inputs), model.encode_user(changed), atol=1e-4)
+
+
+def examples_by_hand(random_histories, num_negatives=0):
+    """Two histories of 20, their inputs and three cuts with windows, one cut without targets."""
+    histories = random_histories([20, 20], seed=5)
+    cuts = torch.tensor([[6, 11, 18], [3, 12, 12]])
+    targets = torch.zeros(2, 3, 3, dtype=torch.int64)
+    for user in range(2):
+        for place in range(3):
+            ahead = torch.from_numpy(histories[user].items[cuts[user, place] :][:3])
+            targets[user, place, : len(ahead)] = ahead
+    targets[1, 2] = 0
+    return histories, cuts, targets
+
+
+@pytest.mark.parametrize("merged_weight", [0.0, 0.5])
+def test_loss_is_that_of_every_cut_asked_alone(merged_weight, build, items, random_histories):
+    # With as many negatives as items, all are drawn and chance has no part.
+    model = build(
+        HyMiRec, max_history=40, num_recent=40, num_negatives=40, merged_weight=merged_weight
+    )
+    histories, cuts, targets = examples_by_hand(random_histories)
+    inputs = ask(model, histories)
+    with torch.no_grad():
+        found = model(
+            inputs["history_codes"], inputs["recent_items"], history_cuts=cuts, recent_cuts=cuts,
+            targets=targets,
+        )  # fmt: skip
+    losses = []
+    negatives = torch.arange(1, len(items))
+    for user in range(2):
+        for cut, window in zip(cuts[user].tolist(), targets[user], strict=True):
+            if not window.any():
+                continue
+            interests = model.encode_user(ask(model, [histories[user].until(cut)]))
+            present = (window > 0)[None]
+            own = torch.isin(negatives, window)[None]
+            logits = contrast(
+                interests, items[window][None], items[negatives], own, temperature=0.07
+            )
+            owner = assign_targets(interests, items[window][None], present)
+            loss = dmil_loss(logits, owner, present) + merged_weight * merged_loss(logits, present)
+            losses.append(loss)
+    assert len(losses) == 5
+    torch.testing.assert_close(found["loss"], torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+    assert -1 <= found["overlap"] <= 1
+    assert 1 / 3 <= found["top_share"] <= 1
+
+
+def test_gradients_are_finite_where_no_event_lies_before_a_cut(build, random_histories):
+    model = build(HyMiRec).train()
+    histories, cuts, targets = examples_by_hand(random_histories)
+    inputs = assemble(histories, max_history=20, num_recent=20)
+    history_cuts = torch.tensor([[0, 0, 0], [0, 5, 20]])
+    model(
+        inputs["history_codes"], inputs["recent_items"], history_cuts=history_cuts,
+        recent_cuts=cuts, targets=targets,
+    )["loss"].backward()  # fmt: skip
+    for name, parameter in model.named_parameters():
+        if name == "backbone.embed_tokens.weight":
+            continue  # never used: the backbone is given vectors
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_examples_without_any_target_teach_nothing(build, random_histories):
+    model = build(HyMiRec).train()
+    histories, cuts, targets = examples_by_hand(random_histories)
+    inputs = assemble(histories, max_history=20, num_recent=20)
+    found = model(
+        inputs["history_codes"], inputs["recent_items"], history_cuts=cuts, recent_cuts=cuts,
+        targets=torch.zeros_like(targets),
+    )  # fmt: skip
+    found["loss"].backward()
+    assert found["loss"] == 0
+    for parameter in model.parameters():
+        assert parameter.grad is None or not parameter.grad.any()
+
+
+def test_starting_from_a_first_stage_takes_over_its_backbone(build, items, codebook):
+    first = build(NextItemRecommender)
+    model = build(HyMiRec)
+    other = {name: value.clone() for name, value in model.state_dict().items()}
+    model.start_from(first.backbone)
+    for name, value in model.state_dict().items():
+        if name.startswith("backbone."):
+            assert torch.equal(value, first.backbone.state_dict()[name.removeprefix("backbone.")])
+            assert value is not first.backbone.state_dict()[name.removeprefix("backbone.")]
+        else:
+            assert torch.equal(value, other[name])
+    first_weight = next(first.backbone.layers[0].parameters())
+    before = next(model.backbone.layers[0].parameters()).clone()
+    with torch.no_grad():
+        first_weight += 1
+    assert torch.equal(next(model.backbone.layers[0].parameters()), before)
+
+
+def test_starting_from_a_backbone_of_another_shape_is_refused(build, items):
+    other = build_backbone(items.shape[1], BackboneConfig(num_layers=1))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        build(HyMiRec).start_from(other)
+
+
+def test_interests_start_apart(items, codebook):
+    torch.manual_seed(0)
+    queries = normalize(make_hymirec(items, codebook).refined_queries.detach(), dim=1)
+    torch.testing.assert_close(queries @ queries.T, torch.eye(3), rtol=0, atol=1e-5)
+
+
+def test_overlap_by_hand():
+    x, y = torch.eye(2)
+    diagonal = normalize(x + y, dim=0)
+    assert interest_overlap(torch.stack([x, x])[None]) == 1
+    assert interest_overlap(torch.stack([x, y])[None]) == 0
+    assert interest_overlap(x[None, None]) == 0
+    # Pairs x·y, x·d, y·d: (0 + 2/√2) / 3; and a second user whose interests are opposite.
+    both = torch.stack([torch.stack([x, y, diagonal]), torch.stack([x, -x, -x])])
+    expected = ((2 / 2**0.5) / 3 + (-1 - 1 + 1) / 3) / 2
+    assert interest_overlap(both).item() == pytest.approx(expected, abs=1e-6)
+
+
+# The first stage
+
+
+def next_item_loss_slowly(model, sequences, temperature=0.07):
+    """Every position asked alone, by the history before it, against all other items."""
+    vectors = model.item_vectors()
+    losses = []
+    for items in sequences:
+        for place in range(1, len(items)):
+            known = IndexedHistory(items[:place], torch.zeros(place, 0).byte().numpy())
+            user = model.encode_user(ask(model, [known]))[0, 0]
+            logits = vectors[1:] @ user / temperature
+            losses.append(logits.logsumexp(dim=0) - logits[items[place] - 1])
+    return torch.stack(losses).mean()
+
+
+def test_first_stage_loss_is_that_of_every_position_asked_alone(build, random_histories):
+    model = build(NextItemRecommender, num_negatives=40, num_recent=30)
+    sequences = [history.items for history in random_histories([9, 2, 5], seed=7)]
+    batch = torch.zeros(3, 12, dtype=torch.int64)
+    for row, items in zip(batch, sequences, strict=True):
+        row[: len(items)] = torch.from_numpy(items)
+    expected = next_item_loss_slowly(model, sequences)  # reads every text anew, too
+    with torch.no_grad():
+        found = model(batch)["loss"]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_first_stage_gradients_are_finite(build, random_histories):
+    model = build(NextItemRecommender).train()
+    batch = torch.from_numpy(random_histories([9], seed=7)[0].items)[None]
+    model(batch)["loss"].backward()
+    for name, parameter in model.named_parameters():
+        if name == "backbone.embed_tokens.weight":
+            continue  # never used: the backbone is given vectors
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_item_vectors_follow_training_and_loading(build):
+    model = build(NextItemRecommender)
+    before = model.item_vectors()
+    assert model.item_vectors() is before
+    other = {name: value.clone() for name, value in model.state_dict().items()}
+    other["tower.free.weight"] += torch.randn_like(other["tower.free.weight"])
+    model.load_state_dict(other)
+    loaded = model.item_vectors()
+    assert not torch.allclose(loaded, before, atol=1e-2)
+    model.train()
+    with torch.no_grad():
+        model.tower.free.weight += torch.randn_like(model.tower.free.weight)
+    model.eval()
+    assert not torch.allclose(model.item_vectors(), loaded, atol=1e-2)
+
+
+# Negatives
+
+
+@pytest.mark.parametrize(("num_items", "num_negatives"), [(10, 4), (10, 10), (5, 100), (4000, 100)])
+def test_negatives_are_distinct_items_drawn_evenly(num_items, num_negatives):
+    torch.manual_seed(0)
+    counts = torch.zeros(num_items + 1)
+    draws = [sample_items(num_items, num_negatives, torch.device("cpu")) for _ in range(2000)]
+    for drawn in draws:
+        assert drawn.dtype == torch.int64
+        assert len(drawn.unique()) == len(drawn)
+        counts[drawn] += 1
+    wanted = min(num_negatives, num_items)
+    assert counts[0] == 0
+    lengths = {len(drawn) for drawn in draws}
+    if num_negatives * 16 >= num_items:
+        assert lengths == {wanted}
+    else:
+        assert max(lengths) == wanted
+        assert min(lengths) > 0.85 * wanted
+    # Six standard deviations of a binomial count.
+    share = counts[1:].sum() / num_items / 2000
+    spread = (2000 * share * (1 - share)).clamp(min=0).sqrt()
+    assert (counts[1:] - 2000 * share).abs().max() <= 6 * spread + 1e-3
