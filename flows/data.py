@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hymirec.datasets import Dataset, load, read, write
 from hymirec.home import Home
-from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.schema import USER_ID
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ def ingest(home: Home, source: Path) -> DataRef:
     if not directory.exists():
         write(dataset, directory)
     log.info(
-        "data: %s, %d interactions of %d users with %d of %d items, digest %s",
+        "data: %s, %d interactions of %d users, %d items, digest %s",
         dataset.name, len(dataset.interactions), dataset.interactions[USER_ID].nunique(),
-        dataset.interactions[ITEM_ID].nunique(), len(dataset.items), digest,
+        len(dataset.items), digest,
     )  # fmt: skip
     return DataRef(dataset.name, directory, digest)

@@ -17,10 +17,10 @@ def configure_tools(home: Home) -> None:
     They and torch read the environment when they are imported, so this has to be called before;
     the command line does. Child processes inherit it.
     """
-    if os.environ.get("MLFLOW_TRACKING_URI") != home.mlflow_uri:
-        # `mlflow run` opens a run for what it starts; in another store its id means nothing here.
-        for variable in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
-            os.environ.pop(variable, None)
+    # `mlflow run` opens a run for what it starts, in a store of its own whose artifacts lie in the
+    # working directory; a pipeline's run belongs to its home.
+    for variable in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(variable, None)
     os.environ.update(
         {
             ENV_HOME: str(home.root),

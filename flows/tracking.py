@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,20 +16,11 @@ from flows.settings import EXPERIMENT
 from hymirec.home import Home
 from hymirec.training import LogMetrics
 
-ENV_RUN_ID = "MLFLOW_RUN_ID"
-
 
 @contextmanager
 def tracked_run(home: Home, name: str, tags: Mapping[str, str]) -> Iterator[str]:
-    """Open an MLflow run and give its id; a failure inside marks it failed.
-
-    Started by `mlflow run` on the home's own store, it is the run opened there that goes on.
-    """
+    """Open an MLflow run and give its id; a failure inside marks it failed."""
     mlflow.set_tracking_uri(home.mlflow_uri)
-    if ENV_RUN_ID in os.environ:
-        with mlflow.start_run(tags=dict(tags)) as run:
-            yield run.info.run_id
-        return
     client = mlflow.MlflowClient()
     if client.get_experiment_by_name(EXPERIMENT) is None:
         location = (home.mlflow / "artifacts").as_uri()

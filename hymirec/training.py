@@ -7,8 +7,10 @@ line of progress an epoch, and metrics handed to a callback.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +28,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, set_seed
 
 from hymirec.errors import HymirecError
 
@@ -131,8 +134,20 @@ def train(
             if type(callback).__name__ == printer:
                 trainer.remove_callback(callback)
     directory.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(directory)))
+    trainer.train(resume_from_checkpoint=_last_checkpoint(directory))
     return _best_validation(trainer.state)
+
+
+def _last_checkpoint(directory: Path) -> str | None:
+    """The last whole checkpoint, after removing any that a killed process left half written."""
+    for checkpoint in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        try:
+            # The library writes this file last.
+            json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+        except (OSError, ValueError):
+            log.warning("checkpoint %s is half written: removing it", checkpoint)
+            shutil.rmtree(checkpoint)
+    return get_last_checkpoint(str(directory))
 
 
 def _best_validation(state: TrainerState) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The MLflow project file."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,24 +18,24 @@ def test_mlproject_is_the_projects_file_under_the_name_mlflow_looks_for():
     assert {"main", "pipeline"} <= project["entry_points"].keys()
 
 
-def test_mlflow_run_drives_the_pipeline_and_its_run_is_the_pipelines(home, world, result):
-    """On the home's own store, the run that `mlflow run` opens is the one the pipeline fills."""
-    import os
-
-    bin_directory = str(MLFLOW.parent)
+def test_mlflow_run_drives_the_pipeline(home, world, result, tmp_path):
     done = subprocess.run(
         [MLFLOW, "run", str(REPOSITORY), "-e", "pipeline", "--env-manager", "local",
          "-P", f"data={world}", "-P", "recipe=tiny", "-P", f"home={home.root}"],
-        capture_output=True, text=True, timeout=280, cwd=home.root,
+        capture_output=True, text=True, timeout=280, cwd=tmp_path,
         env=os.environ | {
-            "MLFLOW_TRACKING_URI": home.mlflow_uri,
-            "PATH": bin_directory + os.pathsep + os.environ["PATH"],
+            # Where `mlflow run` notes that it was asked to; the pipeline's run is in its home.
+            "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/launches.db",
+            "PATH": os.pathsep.join([str(MLFLOW.parent), os.environ["PATH"]]),
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert not (REPOSITORY / "mlruns").exists()
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    newest = client.search_runs(experiments, order_by=["attributes.start_time DESC"])[0]
-    assert newest.data.tags["mlflow.project.entryPoint"] == "pipeline"
+    experiment = client.get_experiment_by_name("hymirec")
+    newest = client.search_runs(
+        [experiment.experiment_id], order_by=["attributes.start_time DESC"]
+    )[0]
+    assert newest.info.run_id != result["run_id"]
     assert newest.data.params["name"] == "tiny"
     assert newest.data.metrics["test/R_at_10"] == result["metrics"]["R@10"]

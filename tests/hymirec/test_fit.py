@@ -1,0 +1,271 @@
+"""The stages of a run on a tiny world whose truth is known: what is learnt, and what is found.
+
+The figures seen stand beside the floors; they differ a little from machine to machine.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from hymirec.codebook.residual import ResidualCodebook
+from hymirec.datasets.synthetic import World, WorldConfig, generate
+from hymirec.evaluation.metrics import summarise
+from hymirec.evaluation.protocol import rank_cases
+from hymirec.examples import CutPointExamples
+from hymirec.fit import fit_encoder, fit_recommender, interest_measures
+from hymirec.inputs import IndexedHistory, assemble, index_interactions, number_items
+from hymirec.models.hymirec import HyMiRec
+from hymirec.models.nextitem import NextItemRecommender
+from hymirec.models.popularity import PopularityRecommender
+from hymirec.recipes import Recipe, get_recipe
+from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.splits import LeaveLastSplit, count_items
+
+
+@dataclass
+class Fitted:
+    """A world and what was learnt from it."""
+
+    world: World
+    recipe: Recipe
+    first: NextItemRecommender
+    codebook: ResidualCodebook
+    vectors: torch.Tensor
+    histories: list[IndexedHistory]
+
+    def code(self, world: World) -> list[IndexedHistory]:
+        """Histories of a world with the same items, one a user, with codes."""
+        codes = self.codebook.encode(self.vectors).numpy()
+        return [
+            IndexedHistory(history.items, codes[history.items]) for history in histories_of(world)
+        ]
+
+    def recommender(self, directory, **settings) -> HyMiRec:
+        """Train the recommender with settings changed."""
+        training = {name: settings.pop(name) for name in ("num_epochs",) if name in settings}
+        recipe = self.recipe.model_copy(
+            update={
+                "recommender": self.recipe.recommender.model_copy(update=settings),
+                "training": self.recipe.training.model_copy(update=training),
+            }
+        )
+        return fit_recommender(
+            self.vectors, self.first, self.codebook, self.histories, recipe, directory=directory
+        )
+
+
+def histories_of(world):
+    index = number_items(world.dataset.items[ITEM_ID].tolist())
+    return index_interactions(world.dataset.interactions, index)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> Fitted:
+    world = generate(WorldConfig.tiny())
+    recipe = get_recipe("tiny")
+    directory = tmp_path_factory.mktemp("encoder")
+    first, _ = fit_encoder(world.dataset.items, histories_of(world), recipe, directory=directory)
+    vectors = first.item_vectors()
+    codebook = ResidualCodebook.fit(vectors[1:], recipe.codebook)
+    result = Fitted(world, recipe, first, codebook, vectors, [])
+    result.histories = result.code(world)
+    return result
+
+
+@pytest.fixture(scope="module")
+def recommender(fitted, tmp_path_factory) -> HyMiRec:
+    """As the tiny recipe has it: two interests, windows of four."""
+    return fitted.recommender(tmp_path_factory.mktemp("recommender"))
+
+
+@pytest.fixture(scope="module")
+def parted(fitted, tmp_path_factory) -> HyMiRec:
+    """Windows long enough to hold several of a user's interests, and as many queries."""
+    directory = tmp_path_factory.mktemp("parted")
+    return fitted.recommender(directory, num_interests=4, window=12, num_epochs=6)
+
+
+def recall_at_10(model, cases):
+    return summarise(rank_cases(model, cases), (10,))["R@10"]
+
+
+def test_both_stages_beat_popularity_by_far(fitted, recommender):
+    split = LeaveLastSplit(fitted.histories)
+    popularity = PopularityRecommender(count_items(split.training, len(fitted.vectors) - 1))
+    floor, first, full = (
+        recall_at_10(model, split.test) for model in (popularity, fitted.first, recommender)
+    )
+    print(f"R@10: popularity {floor:.3f}, first stage {first:.3f}, recommender {full:.3f}")
+    # Seen: 0.075, 0.54 and 0.55; with other seeds 0.07-0.11, 0.54-0.56 and 0.50-0.56.
+    assert first > max(0.4, 3 * floor)
+    assert full > max(0.4, 3 * floor)
+
+
+def test_items_of_a_topic_lie_together(fitted):
+    """The nearest neighbours of an item are of its topic; one in eight would be by chance."""
+    vectors, topics = fitted.vectors[1:], torch.from_numpy(fitted.world.item_topics)
+    nearest = (vectors @ vectors.T).fill_diagonal_(-1).topk(5, dim=1).indices
+    share = (topics[nearest] == topics[:, None]).float().mean().item()
+    print(f"neighbours of one topic: {share:.3f}")
+    assert share > 0.8
+
+
+def test_codes_keep_the_vectors(fitted):
+    health = fitted.codebook.health(fitted.vectors[1:])
+    print(health)
+    assert health["cosine"] > 0.97
+    assert min(health[f"utilisation_{layer}"] for layer in (1, 2, 3)) > 0.9
+
+
+def new_users(fitted):
+    """Users of the same catalogue that nothing was trained on, and their planted topics."""
+    config = WorldConfig.tiny().model_copy(update={"num_users": 150})
+    world = generate(config)
+    assert world.dataset.items.equals(fitted.world.dataset.items)
+    histories = fitted.code(world)
+    known = {history.items.tobytes() for history in fitted.histories}
+    assert not any(history.items.tobytes() in known for history in histories)
+    planted = world.interests.groupby(USER_ID)["topic"].agg(set)
+    users = world.dataset.interactions[USER_ID].unique()
+    assert len(users) == len(histories)
+    # Every user has two long-term interests at least, and the drift.
+    assert planted.map(len).min() >= 3
+    return histories, [planted[user] for user in users]
+
+
+def topic_lists(model, histories, item_topics, k):
+    """Topics of the k items nearest to each interest, [users][interests] of [k]."""
+    inputs = assemble(histories, max_history=model.max_history, num_recent=model.num_recent)
+    nearest = (model.encode_user(inputs) @ model.item_vectors()[1:].T).topk(k, dim=2).indices
+    return item_topics[nearest.numpy()]
+
+
+def dominant(lists):
+    """The commonest topic of each list, and its share of the list."""
+    topics = [[np.bincount(one).argmax() for one in user] for user in lists]
+    shares = [[np.bincount(one).max() / len(one) for one in user] for user in lists]
+    return topics, float(np.mean(shares))
+
+
+def test_planted_interests_are_recovered(fitted, parted):
+    """Each interest is about one planted topic of its user, and together they name several."""
+    histories, planted = new_users(fitted)
+    item_topics = fitted.world.item_topics
+    topics, purity = dominant(topic_lists(parted, histories, item_topics, 10))
+    only, _ = dominant(topic_lists(fitted.first, histories, item_topics, 10))
+
+    def mean(of_one_user):
+        return float(np.mean([of_one_user(*pair) for pair in zip(topics, planted, strict=True)]))
+
+    def share_of_users(topic):
+        return np.mean([topic in of_user for of_user in planted])
+
+    precision = mean(lambda named, truth: np.mean([topic in truth for topic in named]))
+    by_chance = mean(lambda named, truth: np.mean([share_of_users(topic) for topic in named]))
+    recall = mean(lambda named, truth: len(truth.intersection(named)) / len(truth))
+    several = mean(lambda named, truth: len(truth.intersection(named)) >= 2)
+    recall_of_one = float(
+        np.mean(
+            [(topic in truth) / len(truth) for (topic,), truth in zip(only, planted, strict=True)]
+        )
+    )
+    print(
+        f"lists of one topic {purity:.2f}; interests on a planted topic {precision:.2f} "
+        f"(of any user's {by_chance:.2f}); planted topics named {recall:.2f} (by a single "
+        f"interest {recall_of_one:.2f}); users with two or more named {several:.2f}"
+    )
+    # Seen: 0.83; 0.73 (0.46); 0.43 (0.25); 0.53. With other seeds 0.83-0.84; 0.82-0.83
+    # (0.51-0.55); 0.44-0.49 (0.25); 0.65-0.73.
+    assert purity > 0.7
+    assert precision > max(0.6, 1.25 * by_chance)
+    assert recall > max(0.33, 1.3 * recall_of_one)
+    assert several > 0.35
+
+
+def test_several_interests_cover_more_planted_topics_than_one_in_as_many_items(
+    fitted, recommender, parted
+):
+    histories, planted = new_users(fitted)
+    item_topics = fitted.world.item_topics
+
+    def covered(model, size):
+        lists = topic_lists(model, histories, item_topics, size)
+        return float(
+            np.mean(
+                [
+                    len(set(user.ravel().tolist()) & of_user) / len(of_user)
+                    for user, of_user in zip(lists, planted, strict=True)
+                ]
+            )
+        )
+
+    one, two, four = covered(fitted.first, 12), covered(recommender, 6), covered(parted, 3)
+    print(f"planted topics among 12 items: 1 interest {one:.3f}, 2 {two:.3f}, 4 {four:.3f}")
+    assert two > 1.05 * one
+    assert four > 1.3 * one
+
+
+def test_measuring_interests_is_repeatable_and_draws_nothing(fitted, parted):
+    settings = parted.settings
+    examples = CutPointExamples(
+        LeaveLastSplit(fitted.histories).training,
+        num_recent=settings.num_recent,
+        max_history=settings.max_history,
+        num_cuts=settings.num_cuts,
+        window=settings.window,
+    )
+    state = torch.random.get_rng_state()
+    measures = interest_measures(parted, examples)
+    print(measures)
+    assert interest_measures(parted, examples) == measures
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not parted.training
+    # Seen: 0.54 and 0.26; interests that are one would have 1 and up to 1.
+    assert measures["overlap"] < 0.8
+    assert 1 / 4 <= measures["top_share"] < 0.5
+
+
+def test_interrupted_in_either_stage_a_run_ends_as_an_uninterrupted_one(tmp_path):
+    world = generate(WorldConfig.tiny().model_copy(update={"num_users": 25}))
+    recipe = get_recipe("tiny")
+    recipe = recipe.model_copy(
+        update={
+            "first_training": recipe.first_training.model_copy(update={"num_epochs": 2}),
+            "training": recipe.training.model_copy(update={"num_epochs": 2}),
+        }
+    )
+    histories = histories_of(world)
+
+    def fit(directory, fail_in=None):
+        epochs = 0
+
+        def log_metrics(metrics, step):
+            nonlocal epochs
+            epochs += f"{fail_in}/loss" in metrics
+            if epochs == 2:
+                raise KeyboardInterrupt
+
+        first, _ = fit_encoder(
+            world.dataset.items, histories, recipe, directory=directory / "first",
+            log_metrics=log_metrics,
+        )  # fmt: skip
+        vectors = first.item_vectors()
+        codebook = ResidualCodebook.fit(vectors[1:], recipe.codebook)
+        codes = codebook.encode(vectors).numpy()
+        coded = [IndexedHistory(history.items, codes[history.items]) for history in histories]
+        model = fit_recommender(
+            vectors, first, codebook, coded, recipe, directory=directory / "second",
+            log_metrics=log_metrics,
+        )  # fmt: skip
+        return {**first.state_dict(), **model.state_dict()}
+
+    for stage in ("encoder", "recommender"):
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "interrupted", fail_in=stage)
+    found = fit(tmp_path / "interrupted")
+    expected = fit(tmp_path / "whole")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
