@@ -11,7 +11,6 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,8 @@ from numpy.typing import NDArray
 from hymirec.errors import DataError, VersionError
 from hymirec.history import History, pack, pack_codes, unpack
 from hymirec.home import Home
-from hymirec.schema import ITEM_ID, TIMESTAMP, USER_ID
+from hymirec.inputs import build_histories, item_positions
+from hymirec.schema import ITEM_ID, USER_ID
 
 CODE = "code"
 HISTORY = "history"
@@ -72,7 +72,7 @@ def item_rows(
     Raises:
         DataError: an item id occurs twice, or there are not as many codes as items.
     """
-    _item_index(item_ids, codes)
+    item_positions(item_ids, codes)
     if published_at.tzinfo is None:
         raise DataError(f"item codes: publication time {published_at} has no time zone")
     return pd.DataFrame(
@@ -108,33 +108,13 @@ def history_rows(
     Raises:
         DataError: an interaction has an item that is not in `item_ids`, or no time.
     """
-    if interactions.empty:
-        raise DataError("user histories: there are no interactions")
-    rows = _item_index(item_ids, codes).get_indexer(pd.Index(interactions[ITEM_ID]))
-    unknown = interactions[ITEM_ID][rows < 0]
-    if len(unknown):
-        names = ", ".join(map(repr, unknown.unique()[:5]))
-        raise DataError(
-            f"user histories: {len(unknown)} interactions with items that have no code: {names}"
-        )
-    if interactions[TIMESTAMP].isna().any():
-        raise DataError(f"user histories: column {TIMESTAMP} has missing values")
-    times = interactions[TIMESTAMP].dt.as_unit("ns").astype("int64").to_numpy() // 1_000_000_000
-    users, user_ids = pd.factorize(interactions[USER_ID])
-    order = np.lexsort((times, users))  # stable
-    items, times, codes = interactions[ITEM_ID].to_numpy()[order], times[order], codes[rows[order]]
-    ends = np.cumsum(np.bincount(users))
-    starts = np.concatenate(([0], ends[:-1]))
-    blobs = [
-        pack(History(items[start:end].tolist(), times[start:end], codes[start:end], codebook_id))
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-    ]
-    last_events = pd.to_datetime(times[ends - 1], unit="s", utc=True)
+    histories = build_histories(interactions, item_ids, codes, codebook_id)
+    last_events = pd.to_datetime([h.times[-1] for h in histories.values()], unit="s", utc=True)
     return pd.DataFrame(
         {
-            USER_ID: list(user_ids),
-            HISTORY: blobs,
-            NUM_EVENTS: ends - starts,
+            USER_ID: list(histories),
+            HISTORY: list(map(pack, histories.values())),
+            NUM_EVENTS: list(map(len, histories.values())),
             EVENT_TIMESTAMP: last_events,
             CREATED: last_events,
         }
@@ -173,15 +153,6 @@ def read_histories(home: Home, codebook_id: str) -> dict[str, History]:
         raise DataError(f"{path}: not a readable parquet file: {error}") from error
     pairs = zip(table[USER_ID].to_pylist(), table[HISTORY].to_pylist(), strict=True)
     return {user_id: unpack(blob, codebook_id) for user_id, blob in pairs}
-
-
-def _item_index(item_ids: Sequence[str], codes: NDArray[np.uint8]) -> pd.Index[Any]:
-    index = pd.Index(list(item_ids), dtype="object")
-    if len(index) != len(codes):
-        raise DataError(f"item codes: {len(index)} items and {len(codes)} codes")
-    if not index.is_unique:
-        raise DataError(f"item codes: item {index[index.duplicated()][0]!r} occurs twice")
-    return index
 
 
 def _write_table(path: Path, rows: pd.DataFrame, schema: pa.Schema) -> None:

@@ -15,7 +15,7 @@ from flows.data import DataRef
 from flows.steps import StepResult, run_step
 from flows.tracking import log_metrics, replay_training_log, training_log
 from hymirec.codebook.residual import ResidualCodebook
-from hymirec.fit import fit_encoder
+from hymirec.fitting import fit_encoder
 from hymirec.home import Home
 from hymirec.inputs import index_interactions, number_items
 from hymirec.models.nextitem import NextItemRecommender

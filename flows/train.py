@@ -14,7 +14,7 @@ from flows.steps import StepResult, run_step
 from flows.tracking import log_metrics, replay_training_log, training_log
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
-from hymirec.fit import fit_recommender
+from hymirec.fitting import fit_recommender
 from hymirec.home import Home
 from hymirec.inputs import IndexedHistory, index_history, number_items
 from hymirec.models.hymirec import HyMiRec

@@ -1,4 +1,4 @@
-"""From a history to model inputs: the only transforms, used alike in training and serving.
+"""From events to histories to model inputs: the only transforms, alike in training and serving.
 
 B users, L history length, N recent items. Padding is on the right and never read: every model
 input comes with its true length.
@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hymirec.errors import DataError
 from hymirec.history import History
-from hymirec.schema import ITEM_ID, PADDING_INDEX, USER_ID
+from hymirec.schema import ITEM_ID, PADDING_INDEX, TIMESTAMP, USER_ID
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,64 @@ def index_interactions(
 def number_items(item_ids: Sequence[str]) -> dict[str, int]:
     """Give items the indices 1..N in the order they come in."""
     return {item: place for place, item in enumerate(item_ids, start=1)}
+
+
+def build_histories(
+    interactions: pd.DataFrame,
+    item_ids: Sequence[str],
+    codes: NDArray[np.uint8],
+    codebook_id: str,
+) -> dict[str, History]:
+    """Gather each user's events in order of time.
+
+    Args:
+        interactions: canonical interactions (`hymirec.datasets.base.Dataset`); events of one
+            second keep the order they stand in.
+        item_ids: N item ids, each once.
+        codes: uint8 [N, bytes per item], in the order of `item_ids`.
+        codebook_id: the codebook the codes were made with.
+
+    Returns:
+        Histories by user id, users in the order they first occur.
+
+    Raises:
+        DataError: an interaction has an item that is not in `item_ids`, or no time.
+    """
+    if interactions.empty:
+        raise DataError("user histories: there are no interactions")
+    rows = item_positions(item_ids, codes).get_indexer(pd.Index(interactions[ITEM_ID]))
+    unknown = interactions[ITEM_ID][rows < 0]
+    if len(unknown):
+        names = ", ".join(map(repr, unknown.unique()[:5]))
+        raise DataError(
+            f"user histories: {len(unknown)} interactions with items that have no code: {names}"
+        )
+    if interactions[TIMESTAMP].isna().any():
+        raise DataError(f"user histories: column {TIMESTAMP} has missing values")
+    times = interactions[TIMESTAMP].dt.as_unit("ns").astype("int64").to_numpy() // 1_000_000_000
+    users, user_ids = pd.factorize(interactions[USER_ID])
+    order = np.lexsort((times, users))  # stable
+    items, times, codes = interactions[ITEM_ID].to_numpy()[order], times[order], codes[rows[order]]
+    ends = np.cumsum(np.bincount(users))
+    starts = np.concatenate(([0], ends[:-1]))
+    return {
+        user: History(items[start:end].tolist(), times[start:end], codes[start:end], codebook_id)
+        for user, start, end in zip(user_ids, starts.tolist(), ends.tolist(), strict=True)
+    }
+
+
+def item_positions(item_ids: Sequence[str], codes: NDArray[np.uint8]) -> pd.Index[str]:
+    """Index item ids by place, one for each row of `codes`.
+
+    Raises:
+        DataError: an item id occurs twice, or there are not as many codes as items.
+    """
+    index = pd.Index(list(item_ids), dtype="object")
+    if len(index) != len(codes):
+        raise DataError(f"item codes: {len(index)} items and {len(codes)} codes")
+    if not index.is_unique:
+        raise DataError(f"item codes: item {index[index.duplicated()][0]!r} occurs twice")
+    return index
 
 
 def index_history(history: History, item_index: Mapping[str, int]) -> IndexedHistory:

@@ -14,7 +14,7 @@ from hymirec.datasets.synthetic import World, WorldConfig, generate
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.examples import CutPointExamples
-from hymirec.fit import fit_encoder, fit_recommender, interest_measures
+from hymirec.fitting import fit_encoder, fit_recommender, interest_measures
 from hymirec.inputs import IndexedHistory, assemble, index_interactions, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender

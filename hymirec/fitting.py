@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,14 +17,25 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from hymirec.codebook.residual import ResidualCodebook
+from hymirec.datasets import Dataset
 from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
+from hymirec.errors import DataError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.examples import CutPointExamples, NextItemExamples
-from hymirec.inputs import IndexedHistory
+from hymirec.history import History
+from hymirec.inputs import (
+    IndexedHistory,
+    build_histories,
+    index_history,
+    index_interactions,
+    number_items,
+)
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
+from hymirec.package import RecommenderPackage
 from hymirec.recipes.base import Recipe
+from hymirec.schema import ITEM_ID
 from hymirec.splits import Case, LeaveLastSplit, count_items
 from hymirec.training import LogMetrics, train
 
@@ -31,6 +43,58 @@ log = logging.getLogger(__name__)
 
 MAX_VALIDATION_CASES = 2000
 """Validation after each epoch asks at most about this many users, evenly taken."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained recommender and the histories, by user id, that it can be asked about."""
+
+    package: RecommenderPackage
+    histories: dict[str, History]
+
+
+def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
+    """Train on a data set, all stages, with nothing running but this process.
+
+    The last two events of a user are held back for validation and test, as everywhere; the
+    histories returned hold them.
+
+    Args:
+        dataset: see `hymirec.datasets.load`.
+        recipe: see `hymirec.recipes.get_recipe`.
+        directory: for checkpoints; the same call on the same directory resumes from them.
+
+    Raises:
+        DataError: an item of the interactions is not among the items, or no user has enough
+            events.
+    """
+    item_ids = dataset.items[ITEM_ID].tolist()
+    index = number_items(item_ids)
+    unknown = set(dataset.interactions[ITEM_ID]) - index.keys()
+    if unknown:
+        raise DataError(f"interactions: item {min(unknown)!r} is not among the items")
+    first_stage, _ = fit_encoder(
+        dataset.items,
+        index_interactions(dataset.interactions, index),
+        recipe,
+        directory=directory / "encoder",
+    )
+    items = first_stage.item_vectors()
+    codebook = ResidualCodebook.fit(items[1:], recipe.codebook, seed=recipe.first_training.seed)
+    codes = codebook.encode(items[1:]).numpy()
+    histories = build_histories(dataset.interactions, item_ids, codes, codebook.id)
+    indexed = [index_history(history, index) for history in histories.values()]
+    model = fit_recommender(
+        items, first_stage, codebook, indexed, recipe, directory=directory / "recommender"
+    )
+    package = RecommenderPackage.assemble(
+        model,
+        dataset.items,
+        count_items(LeaveLastSplit(indexed).training, len(item_ids)),
+        recipe=recipe.name,
+        data_digest=dataset.digest(),
+    )
+    return Fitted(package, histories)
 
 
 def fit_encoder(
