@@ -3,7 +3,7 @@
 The figures seen stand beside the floors; they differ a little from machine to machine.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,10 +11,11 @@ import torch
 
 from hymirec.codebook.residual import ResidualCodebook
 from hymirec.datasets.synthetic import World, WorldConfig, generate
+from hymirec.errors import DataError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.examples import CutPointExamples
-from hymirec.fitting import fit_encoder, fit_recommender, interest_measures
+from hymirec.fitting import fit, fit_encoder, fit_recommender, interest_measures
 from hymirec.inputs import IndexedHistory, assemble, index_interactions, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
@@ -227,18 +228,33 @@ def test_measuring_interests_is_repeatable_and_draws_nothing(fitted, parted):
     assert 1 / 4 <= measures["top_share"] < 0.5
 
 
-def test_interrupted_in_either_stage_a_run_ends_as_an_uninterrupted_one(tmp_path):
+@pytest.fixture(scope="module")
+def small_world():
+    """Twenty-five users, and the tiny recipe with two epochs a stage."""
     world = generate(WorldConfig.tiny().model_copy(update={"num_users": 25}))
     recipe = get_recipe("tiny")
-    recipe = recipe.model_copy(
+    two = {"num_epochs": 2}
+    return world, recipe.model_copy(
         update={
-            "first_training": recipe.first_training.model_copy(update={"num_epochs": 2}),
-            "training": recipe.training.model_copy(update={"num_epochs": 2}),
+            "first_training": recipe.first_training.model_copy(update=two),
+            "training": recipe.training.model_copy(update=two),
         }
     )
+
+
+@pytest.fixture(scope="module")
+def fitted_whole(small_world, tmp_path_factory):
+    world, recipe = small_world
+    return fit(world.dataset, recipe, directory=tmp_path_factory.mktemp("whole"))
+
+
+def test_interrupted_in_either_stage_a_run_ends_as_an_uninterrupted_one(
+    small_world, fitted_whole, tmp_path
+):
+    world, recipe = small_world
     histories = histories_of(world)
 
-    def fit(directory, fail_in=None):
+    def stages(fail_in=None):
         epochs = 0
 
         def log_metrics(metrics, step):
@@ -248,24 +264,58 @@ def test_interrupted_in_either_stage_a_run_ends_as_an_uninterrupted_one(tmp_path
                 raise KeyboardInterrupt
 
         first, _ = fit_encoder(
-            world.dataset.items, histories, recipe, directory=directory / "first",
+            world.dataset.items, histories, recipe, directory=tmp_path / "first",
             log_metrics=log_metrics,
         )  # fmt: skip
         vectors = first.item_vectors()
         codebook = ResidualCodebook.fit(vectors[1:], recipe.codebook)
         codes = codebook.encode(vectors).numpy()
         coded = [IndexedHistory(history.items, codes[history.items]) for history in histories]
-        model = fit_recommender(
-            vectors, first, codebook, coded, recipe, directory=directory / "second",
+        return fit_recommender(
+            vectors, first, codebook, coded, recipe, directory=tmp_path / "second",
             log_metrics=log_metrics,
         )  # fmt: skip
-        return {**first.state_dict(), **model.state_dict()}
 
     for stage in ("encoder", "recommender"):
         with pytest.raises(KeyboardInterrupt):
-            fit(tmp_path / "interrupted", fail_in=stage)
-    found = fit(tmp_path / "interrupted")
-    expected = fit(tmp_path / "whole")
+            stages(fail_in=stage)
+    found, expected = stages().state_dict(), fitted_whole.package.model.state_dict()
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
+
+
+def test_what_was_fitted_answers_its_users(small_world, fitted_whole):
+    world, _ = small_world
+    interactions = world.dataset.interactions
+    assert list(fitted_whole.histories) == interactions[USER_ID].unique().tolist()
+    for user, history in fitted_whole.histories.items():
+        events = interactions[interactions[USER_ID] == user]
+        assert list(history.item_ids) == events[ITEM_ID].tolist()
+        found, served_by = fitted_whole.package.recommend(history, 10)
+        assert served_by == "full"
+        assert len({one.item_id for one in found} - set(history.item_ids)) == 10
+    # Popular is what training saw often: not counting each user's last two events.
+    groups = interactions.groupby(USER_ID)
+    trained = interactions[groups.cumcount(ascending=False) >= 2]
+    counts = trained[ITEM_ID].value_counts()
+    popular, _ = fitted_whole.package.recommend(None, 5)
+    assert [counts[one.item_id] for one in popular] == counts.head(5).tolist()
+
+
+def test_interactions_with_unknown_items_are_refused(small_world, tmp_path):
+    world, recipe = small_world
+    dataset = replace(world.dataset, items=world.dataset.items.iloc[1:])
+    missing = world.dataset.items[ITEM_ID][0]
+    with pytest.raises(DataError, match=f"'{missing}' is not among the items"):
+        fit(dataset, recipe, directory=tmp_path)
+
+
+def test_users_too_short_to_learn_from_are_refused(small_world, tmp_path):
+    world, recipe = small_world
+    interactions = world.dataset.interactions
+    place = interactions.groupby(USER_ID).cumcount()
+    for length, message in ((2, "no user has 3 events"), (3, "no user has two events to train on")):
+        dataset = replace(world.dataset, interactions=interactions[place < length])
+        with pytest.raises(DataError, match=message):
+            fit(dataset, recipe, directory=tmp_path / str(length))
