@@ -24,7 +24,7 @@ from flows.promote import promote
 from flows.publish import publish_features
 from flows.register import register_model
 from flows.settings import MODEL_NAME
-from flows.steps import StepResult
+from flows.steps import StepResult, alone_in
 from flows.tracking import log_parameters, tracked_run
 from flows.validate import validate
 from hymirec.home import Home
@@ -107,7 +107,7 @@ def pipeline(data: Path, home: Path, recipe: str) -> PipelineResult:
     settings: Recipe = get_recipe(recipe)
     place = Home.at(home).create()
     tags = {FLOW_RUN_TAG: str(flow_run.get_id() or "")}
-    with tracked_run(place, f"{settings.name}", tags) as run_id:
+    with alone_in(place), tracked_run(place, settings.name, tags) as run_id:
         log_parameters(run_id, settings.flat())
         ref = data_task(place, data, run_id)
         report = validate_task(place, ref, run_id)

@@ -7,19 +7,37 @@ then the work lies in `<name>.partial`, whose checkpoints the next attempt resum
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import hymirec
+from hymirec.errors import UsageError
 from hymirec.home import Home
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def alone_in(home: Home) -> Iterator[None]:
+    """Keep a second pipeline out of a home while one runs; the lock goes with its process.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    with (home.root / "pipeline.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"another pipeline is running in {home.root}") from error
+        yield
 
 
 @dataclass(frozen=True)

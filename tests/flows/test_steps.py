@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from flows import steps
-from flows.steps import run_step, source_digest, step_digest
+from flows.steps import alone_in, run_step, source_digest, step_digest
+from hymirec.errors import UsageError
 from hymirec.home import Home
 
 
@@ -129,3 +130,11 @@ def test_source_digest_tells_contents_and_names(tmp_path, monkeypatch):
     assert changed != before
     (package / "part" / "b.py").rename(package / "part" / "c.py")
     assert source_digest() not in (before, changed)
+
+
+def test_a_home_takes_one_pipeline_at_a_time(home):
+    with alone_in(home):
+        with pytest.raises(UsageError, match="another pipeline is running in"), alone_in(home):
+            pass
+    with alone_in(home):
+        assert (home.root / "pipeline.lock").exists()
