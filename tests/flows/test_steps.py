@@ -133,8 +133,8 @@ def test_source_digest_tells_contents_and_names(tmp_path, monkeypatch):
 
 
 def test_a_home_takes_one_pipeline_at_a_time(home):
-    with alone_in(home):
-        with pytest.raises(UsageError, match="another pipeline is running in"), alone_in(home):
-            pass
+    message = "another pipeline is running in"
+    with alone_in(home), pytest.raises(UsageError, match=message), alone_in(home):
+        pass
     with alone_in(home):
         assert (home.root / "pipeline.lock").exists()
