@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flows.data import DataRef
 from flows.steps import StepResult, run_step
-from flows.tracking import log_metrics, replay_training_log, training_log
+from flows.tracking import log_metrics, run_training_step
 from hymirec.codebook.residual import ResidualCodebook
 from hymirec.fitting import fit_encoder
 from hymirec.home import Home
@@ -21,36 +21,31 @@ from hymirec.inputs import index_interactions, number_items
 from hymirec.models.nextitem import NextItemRecommender
 from hymirec.recipes import Recipe
 from hymirec.schema import ITEM_ID
-
-TRAINING_LOG = "training.jsonl"
+from hymirec.training import LogMetrics
 
 
 def train_encoder(home: Home, data: DataRef, recipe: Recipe, run_id: str) -> StepResult:
     """Train the content encoder and embed the catalogue."""
 
-    def work(output: Path, checkpoints: Path) -> None:
+    def work(output: Path, checkpoints: Path, log_metrics: LogMetrics) -> None:
         dataset = data.read()
         index = number_items(dataset.items[ITEM_ID].tolist())
         model, tokenizer = fit_encoder(
             dataset.items,
             index_interactions(dataset.interactions, index),
             recipe,
-            directory=checkpoints / "trainer",
-            log_metrics=training_log(run_id, checkpoints / TRAINING_LOG),
+            directory=checkpoints,
+            log_metrics=log_metrics,
         )
         model.save(output / "first_stage")
         tokenizer.save(str(output / "tokenizer.json"))
         save_file({"items": model.item_vectors().contiguous()}, output / "embeddings.safetensors")
-        (checkpoints / TRAINING_LOG).rename(output / TRAINING_LOG)
 
     inputs = {
         "data": data.digest,
         **recipe.model_dump(mode="json", include={"encoder", "first_stage", "first_training"}),
     }
-    step = run_step(home, "encoder", inputs, work)
-    if step.skipped:
-        replay_training_log(run_id, step.directory / TRAINING_LOG)
-    return step
+    return run_training_step(home, "encoder", inputs, run_id, work)
 
 
 def read_first_stage(encoder: StepResult) -> NextItemRecommender:

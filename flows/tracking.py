@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ import mlflow
 from mlflow.entities import Metric, Param
 
 from flows.settings import EXPERIMENT
+from flows.steps import StepResult, run_step
 from hymirec.home import Home
 from hymirec.training import LogMetrics
+
+TRAINING_LOG = "training.jsonl"
 
 
 @contextmanager
@@ -48,22 +51,46 @@ def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> Non
     mlflow.MlflowClient().log_batch(run_id, metrics=values)
 
 
-def training_log(run_id: str, path: Path) -> LogMetrics:
-    """Log a training's metrics to a run as they come, and keep them in a file beside its result.
+def run_training_step(
+    home: Home,
+    name: str,
+    inputs: Mapping[str, object],
+    run_id: str,
+    work: Callable[[Path, Path, LogMetrics], None],
+) -> StepResult:
+    """`run_step` for a step that trains: its curves go to the MLflow run as they come.
 
-    A later run that takes the result as it is shows the same curves, from the file.
+    They are kept in a file beside the result as well. A later run that takes the result as it is,
+    or takes up an interrupted training, shows the same curves from that file.
+
+    Args:
+        home: as `run_step`.
+        name: as `run_step`.
+        inputs: as `run_step`.
+        run_id: the MLflow run.
+        work: as `run_step`, called with what logs metrics besides.
     """
 
-    def log(metrics: Mapping[str, float], step: int) -> None:
-        with path.open("a") as file:
-            file.write(json.dumps({"step": step, "metrics": dict(metrics)}) + "\n")
-        log_metrics(run_id, metrics, step)
+    def logged(output: Path, checkpoints: Path) -> None:
+        path = checkpoints / TRAINING_LOG
+        if path.exists():
+            _replay(run_id, path)
 
-    return log
+        def log(metrics: Mapping[str, float], step: int) -> None:
+            with path.open("a") as file:
+                file.write(json.dumps({"step": step, "metrics": dict(metrics)}) + "\n")
+            log_metrics(run_id, metrics, step)
+
+        work(output, checkpoints / "trainer", log)
+        path.rename(output / TRAINING_LOG)
+
+    done = run_step(home, name, inputs, logged)
+    if done.skipped:
+        _replay(run_id, done.directory / TRAINING_LOG)
+    return done
 
 
-def replay_training_log(run_id: str, path: Path) -> None:
-    """Log to a run what `training_log` kept."""
+def _replay(run_id: str, path: Path) -> None:
     for line in path.read_text().splitlines():
         entry = json.loads(line)
         log_metrics(run_id, entry["metrics"], entry["step"])

@@ -9,9 +9,9 @@ import pandas as pd
 
 from features.offline import read_histories
 from flows.data import DataRef
-from flows.encode import TRAINING_LOG, read_codebook, read_embeddings, read_first_stage, read_items
+from flows.encode import read_codebook, read_embeddings, read_first_stage, read_items
 from flows.steps import StepResult, run_step
-from flows.tracking import log_metrics, replay_training_log, training_log
+from flows.tracking import log_metrics, run_training_step
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.fitting import fit_recommender
@@ -22,6 +22,7 @@ from hymirec.models.popularity import PopularityRecommender
 from hymirec.recipes import Recipe
 from hymirec.schema import ITEM_ID, USER_ID
 from hymirec.splits import LeaveLastSplit, asks_about, count_items
+from hymirec.training import LogMetrics
 
 
 def read_training_histories(
@@ -39,7 +40,7 @@ def train_recommender(
 ) -> StepResult:  # fmt: skip
     """Train the hybrid recommender."""
 
-    def work(output: Path, checkpoints: Path) -> None:
+    def work(output: Path, checkpoints: Path, log_metrics: LogMetrics) -> None:
         book = read_codebook(codebook)
         _, histories = read_training_histories(home, data, book.id)
         model = fit_recommender(
@@ -48,20 +49,16 @@ def train_recommender(
             book,
             histories,
             recipe,
-            directory=checkpoints / "trainer",
-            log_metrics=training_log(run_id, checkpoints / TRAINING_LOG),
+            directory=checkpoints,
+            log_metrics=log_metrics,
         )
         model.save(output / "recommender")
-        (checkpoints / TRAINING_LOG).rename(output / TRAINING_LOG)
 
     inputs = {
         "codebook": codebook.digest,
         **recipe.model_dump(mode="json", include={"recommender", "training"}),
     }
-    step = run_step(home, "recommender", inputs, work)
-    if step.skipped:
-        replay_training_log(run_id, step.directory / TRAINING_LOG)
-    return step
+    return run_training_step(home, "recommender", inputs, run_id, work)
 
 
 def evaluate_recommender(
