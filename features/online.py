@@ -169,7 +169,7 @@ class FeatureReader:
 
         Raises:
             DataError: the row is damaged.
-            VersionError: the row was made with another codebook, or the codebook was withdrawn.
+            VersionError: the row was made with another codebook, or this one is gone.
             HymirecError: the online store cannot be read.
         """
         return self.read_users([user_id]).get(user_id)

@@ -20,7 +20,7 @@ from features.definitions import service_name
 from flows.data import DataRef
 from flows.encode import read_codebook, read_items
 from flows.settings import MODEL_NAME
-from flows.steps import StepResult
+from flows.steps import StepResult, source_digest, step_digest
 from flows.train import read_recommender, read_training_histories
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage
@@ -39,7 +39,7 @@ REQUIREMENTS = (
     "safetensors", "scipy", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 
-EVALUATION_TAG = "evaluation"
+PACKAGE_TAG = "package_digest"
 
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, USER_ID)]),
@@ -63,11 +63,13 @@ def register_model(
 ) -> ModelVersion:
     """Log the recommender as an MLflow model in the active run and register it.
 
-    A version that came of the very same evaluation is taken as it is.
+    A version that came of the very same evaluation and code is taken as it is.
     """
     client = mlflow.MlflowClient()
+    shipped = source_digest(MODEL_CODE, *(REPOSITORY / name for name in SHIPPED_PACKAGES))
+    digest = step_digest("register", {"evaluation": evaluation.digest, "code": shipped})
     for known in client.search_model_versions(f"name = '{MODEL_NAME}'"):
-        if known.tags.get(EVALUATION_TAG) == evaluation.digest:
+        if known.tags.get(PACKAGE_TAG) == digest:
             log.info("register: this is version %s already", known.version)
             return known
     book = read_codebook(codebook)
@@ -99,7 +101,7 @@ def register_model(
         run_id=logged.run_id,
         model_id=logged.model_id,
         tags={
-            EVALUATION_TAG: evaluation.digest,
+            PACKAGE_TAG: digest,
             "codebook_id": book.id,
             "data_digest": data.digest,
             "recipe": recipe.name,

@@ -24,6 +24,8 @@ from hymirec.home import Home
 
 log = logging.getLogger(__name__)
 
+LIBRARY = Path(hymirec.__file__).parent
+
 
 @contextmanager
 def alone_in(home: Home) -> Iterator[None]:
@@ -64,10 +66,11 @@ def run_step(
     """
     digest = step_digest(name, inputs)
     final = home.runs / f"{name}-{digest}"
+    partial = final.with_suffix(".partial")
     if final.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)  # left by a kill between the last two lines
         log.info("%s: nothing changed, taking what is there", name)
         return StepResult(name, final, digest, skipped=True)
-    partial = final.with_suffix(".partial")
     output, checkpoints = partial / "output", partial / "checkpoints"
     if output.exists():
         shutil.rmtree(output)
@@ -83,15 +86,15 @@ def run_step(
 
 def step_digest(name: str, inputs: Mapping[str, object]) -> str:
     """Digest of a step's inputs and of the library's source, 12 hex digits."""
-    content = json.dumps([name, inputs, source_digest()], sort_keys=True)
+    content = json.dumps([name, inputs, source_digest(LIBRARY)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def source_digest() -> str:
-    """Digest of the `hymirec` package's source: other code may give another result."""
-    root = Path(hymirec.__file__).parent
+def source_digest(*places: Path) -> str:
+    """Digest of Python files and of all those in folders: other code may give another result."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode())
-        digest.update(path.read_bytes())
+    for place in places:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(str(path.relative_to(place.parent)).encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()

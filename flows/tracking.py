@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ def run_training_step(
             log_metrics(run_id, metrics, step)
 
         work(output, checkpoints / "trainer", log)
-        path.rename(output / TRAINING_LOG)
+        shutil.copyfile(path, output / TRAINING_LOG)
 
     done = run_step(home, name, inputs, logged)
     if done.skipped:

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hymirec.errors import HymirecError, InterruptedRunError, UsageError
@@ -46,7 +47,7 @@ def main() -> None:
     try:
         app()
     except HymirecError as error:
-        err.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
 
 
@@ -92,9 +93,9 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
 def serve(
     home: HomeOption = DEFAULT_HOME,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = (
-        DEFAULT_PORT
-    ),
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)
+    ] = (DEFAULT_PORT),
 ) -> None:
     """Serve the champion with MLflow's model server until interrupted."""
     place = _configured(home)
@@ -142,13 +143,16 @@ def world(
     directory: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
     users: Annotated[int, typer.Option(help="Number of users.", min=2)] = 600,
-    items: Annotated[int, typer.Option(help="Number of items.", min=100)] = 2000,
+    items: Annotated[int, typer.Option(help="Number of items.", min=200)] = 2000,
 ) -> None:
     """Write the built-in world as files, with the planted interests beside it."""
     from hymirec.datasets.synthetic import WorldConfig, generate, write_world
 
     made = generate(WorldConfig(seed=seed, num_users=users, num_items=items))
-    write_world(made, directory)
+    try:
+        write_world(made, directory)
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be written: {error.strerror}") from error
     out.print(f"{len(made.dataset.interactions)} interactions in {directory}")
 
 
@@ -156,7 +160,7 @@ def world(
 def ui(
     page: Annotated[str, typer.Argument(help="mlflow, prefect or feast")],
     home: HomeOption = DEFAULT_HOME,
-    port: Annotated[int, typer.Option(help="Port; 0 takes the tool's own.")] = 0,
+    port: Annotated[int, typer.Option(help="Port; 0: the tool's own.", min=0, max=65535)] = 0,
 ) -> None:
     """Open the web page of a tool on what this home holds, until interrupted."""
     place = _configured(home)
@@ -232,22 +236,23 @@ def _print_metrics(result: Any) -> None:
         table.add_row(label, *(f"{metrics[name]:.4f}" for name in names))
     out.print(table)
     if not result.promoted:
-        out.print("this version was not promoted: it does not beat popularity on R@10")
+        out.print(
+            "this version was not promoted: it does not beat popularity on R@10; "
+            "an earlier champion, if there is one, goes on answering"
+        )
 
 
 def _print_answer(answer: dict[str, Any]) -> None:
     if answer["recent"]:
-        out.print(
-            f"user {_escape(answer['user_id'])} lately: {_escape(', '.join(answer['recent']))}"
-        )
+        out.print(f"user {escape(answer['user_id'])} lately: {escape(', '.join(answer['recent']))}")
     else:
-        out.print(f"user {_escape(answer['user_id'])} is unknown: the most popular items instead")
+        out.print(f"user {escape(answer['user_id'])} is unknown: the most popular items instead")
     table = Table(title=f"recommended by version {answer['model_version']}")
     for name in ("", "item", "title", "interest", "score"):
         table.add_column(name)
     for place, item in enumerate(answer["recommendations"], start=1):
         interest = str(item["interest"] or "–")
-        table.add_row(str(place), _escape(item["item_id"]), _escape(item["title"]), interest,
+        table.add_row(str(place), escape(item["item_id"]), escape(item["title"]), interest,
                       f"{item['score']:.3f}")  # fmt: skip
     out.print(table)
 
@@ -276,7 +281,3 @@ def _interests_in(answer: dict[str, Any]) -> int:
     found = [item["interest"] for item in answer["recommendations"]]
     counts = Counter(found).values()
     return min(counts) if len(counts) > 1 else 0
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

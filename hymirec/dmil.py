@@ -168,20 +168,23 @@ def dmil_loss(logits: Logits, owner: Tensor, mask: Tensor) -> Tensor:
     return (loss * weight).sum() / mask.any(dim=1).sum().clamp(min=1)
 
 
-def merged_loss(logits: Logits, mask: Tensor) -> Tensor:
-    """InfoNCE of the very next item under the score that ranks: the best over the interests.
+def merged_loss(logits: Logits, owner: Tensor, mask: Tensor) -> Tensor:
+    """InfoNCE of the very next item in the list that is shown, sorted by the best interest.
 
     Not in the paper. Interests trained apart give scores that nothing ever made comparable, yet
-    the list shown is sorted by the best of them; this teaches them one scale.
+    the list shown mixes them; here the interest that owns the next item has to lift it above what
+    any interest says of the negatives. (Taking the best interest for the target as well lets one
+    interest win every list: docs/experiments.md.)
 
     Args:
         logits: see `contrast`; the first target of a window is the next item.
+        owner: int64 [B, W], the interest each target teaches.
         mask: bool [B, W].
 
     Returns:
         A scalar: the mean over users with a next item.
     """
-    toward = logits.toward[:, 0].amax(dim=1)  # [B]
+    toward = logits.toward[:, 0].gather(1, owner[:, :1])[:, 0]  # [B]
     against = logits.against.amax(dim=1).logsumexp(dim=1)  # [B]
     loss = torch.logaddexp(toward, against) - toward
     return (loss * mask[:, 0]).sum() / mask[:, 0].sum().clamp(min=1)

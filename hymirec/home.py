@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hymirec.errors import UsageError
+
 ENV_HOME = "HYMIREC_HOME"
 DEFAULT_HOME = Path(".hymirec")
 
@@ -21,13 +23,27 @@ class Home:
 
     @classmethod
     def at(cls, path: Path | str) -> Home:
-        """Name a home by path, absolute or relative to the working directory."""
-        return cls(Path(path).expanduser().resolve())
+        """Name a home by path, absolute or relative to the working directory.
+
+        Raises:
+            UsageError: the path has a question mark, which the databases' addresses cannot hold.
+        """
+        root = Path(path).expanduser().resolve()
+        if "?" in str(root):
+            raise UsageError(f"{root}: a home's path cannot have a question mark")
+        return cls(root)
 
     def create(self) -> Home:
-        """Make the directories that the tools expect to find."""
+        """Make the directories that the tools expect to find.
+
+        Raises:
+            UsageError: they cannot be made.
+        """
         for path in (self.data, self.runs, self.reports, self.feast, self.mlflow, self.prefect):
-            path.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"home {self.root} cannot be used: {error.strerror}") from error
         return self
 
     @property

@@ -74,7 +74,7 @@ class RecommenderPackage:
             )
         self.model.eval()
         ids = self.items[ITEM_ID].tolist()
-        order = self.items[POPULARITY].to_numpy().argsort(kind="stable")[::-1]
+        order = (-self.items[POPULARITY].to_numpy()).argsort(kind="stable")
         for name, value in {
             "_item_ids": ids,
             "_titles": self.items[TITLE].fillna("").tolist(),

@@ -21,6 +21,7 @@ def ask(url: str, user_id: str, k: int, *, exclude_seen: bool = True) -> dict[st
         "dataframe_records": [{USER_ID: user_id}],
         "params": {"k": k, "exclude_seen": exclude_seen},
     }
+    url = url.rstrip("/")
     try:
         response = requests.post(f"{url}/invocations", json=request, timeout=60)
     except requests.ConnectionError as error:
@@ -28,11 +29,12 @@ def ask(url: str, user_id: str, k: int, *, exclude_seen: bool = True) -> dict[st
     except requests.RequestException as error:
         raise HymirecError(f"no answer from {url}: {error}") from error
     if response.ok:
-        return response.json()["predictions"][0]
-    message = _message(response)
-    if response.status_code < 500:
-        raise UsageError(message)
-    raise HymirecError(f"{url} answers {response.status_code}: {message}")
+        try:
+            return response.json()["predictions"][0]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise UsageError(f"what answers at {url} is not a served recommender") from error
+    message = f"{url} answers {response.status_code}: {_message(response)}"
+    raise UsageError(message) if response.status_code < 500 else HymirecError(message)
 
 
 def _message(response: requests.Response) -> str:

@@ -53,20 +53,22 @@ class HyMiRecModel(PythonModel):
             the latest titles of the history.
 
         Raises:
-            MlflowException: 400 for a `k` out of range, 503 while features cannot be read.
+            MlflowException: 400 for a `k` out of range or something that is no user id, 503 while
+                features cannot be read.
         """
         params = params or {}
         k, exclude_seen = params.get("k", 10), params.get("exclude_seen", True)
         if not 1 <= k <= MAX_K:
             raise MlflowException(f"k is {k}: 1 to {MAX_K} items can be asked for",
                                   INVALID_PARAMETER_VALUE)  # fmt: skip
+        user_ids = [_user_id(value) for value in model_input[USER_ID].tolist()]
+        try:
+            rows = self.features.read_users(user_ids)
+        except HymirecError as error:
+            raise MlflowException(str(error), TEMPORARILY_UNAVAILABLE) from error
         answers = []
-        for user_id in model_input[USER_ID].tolist():
-            try:
-                row = self.features.read_user(user_id)
-            except HymirecError as error:
-                raise MlflowException(str(error), TEMPORARILY_UNAVAILABLE) from error
-            history = row.history if row else None
+        for user_id in user_ids:
+            history = rows[user_id].history if user_id in rows else None
             found, served_by = self.package.recommend(history, k, exclude_seen=exclude_seen)
             answers.append(
                 {
@@ -78,6 +80,17 @@ class HyMiRecModel(PythonModel):
                 }
             )
         return answers
+
+
+def _user_id(value: Any) -> str:
+    """The id as text; MLflow lets whole numbers through where the signature says text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        return str(int(value))
+    raise MlflowException(
+        f"{USER_ID} is {value!r}: a text or a whole number is needed", INVALID_PARAMETER_VALUE
+    )
 
 
 def _registered_version(directory: Path) -> str:

@@ -33,16 +33,21 @@ def resolve_alias(home: Home, name: str, alias: str) -> int:
     Raises:
         UsageError: there is no such model or alias in this home.
     """
+    nothing = f"no version of {name} is {alias!r} in {home.root}"
+    if not (home.mlflow / "mlflow.db").exists():  # a client would create it
+        raise UsageError(f"{nothing}: run `hymirec pipeline` first")
     client = mlflow.MlflowClient(tracking_uri=home.mlflow_uri, registry_uri=home.mlflow_uri)
-    missing = UsageError(
-        f"no version of {name} is {alias!r} in {home.root}: run `hymirec pipeline` first"
-    )
-    if not (home.mlflow / "mlflow.db").exists():
-        raise missing
     try:
         return int(client.get_model_version_by_alias(name, alias).version)
     except MlflowException as error:
-        raise missing from error
+        versions = client.search_model_versions(f"name = '{name}'")
+        newest = max(versions, key=lambda version: int(version.version), default=None)
+        why = (
+            f"version {newest.version} was {newest.tags.get('gate', 'never judged')}"
+            if newest
+            else ("run `hymirec pipeline` first")
+        )
+        raise UsageError(f"{nothing}: {why}") from error
 
 
 class ModelServer:
@@ -154,8 +159,11 @@ class ModelServer:
         )
 
     def _last_line(self) -> str:
-        lines = self.log_path.read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+        """Our own last error in the log where there is one, else the last line."""
+        text = self.log_path.read_text(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        ours = [line for line in lines if line.startswith("hymirec.errors.")]
+        return ours[-1].partition(": ")[2] if ours else (lines or ["no output"])[-1]
 
 
 def _mlflow_command() -> list[str]:

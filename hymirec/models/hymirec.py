@@ -176,7 +176,7 @@ class HyMiRec(InterestRecommender):
         owner = assign_targets(interests, self.items[window], present)
         loss = dmil_loss(logits, owner, present)
         if self.settings.merged_weight:
-            loss = loss + self.settings.merged_weight * merged_loss(logits, present)
+            loss = loss + self.settings.merged_weight * merged_loss(logits, owner, present)
         with torch.no_grad():
             won = torch.bincount(owner[present], minlength=self.settings.num_interests)
         return {

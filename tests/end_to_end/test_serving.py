@@ -54,11 +54,15 @@ def test_an_unknown_user_gets_a_marked_fallback(server):
     assert [item["interest"] for item in answer["recommendations"]] == [0, 0, 0]
 
 
-def test_several_users_and_integer_ids_in_one_request(server):
+def test_several_users_in_one_request_come_back_in_order(server):
     response = invoke(server, [{"user_id": "u0003"}, {"user_id": "u0004"}], k=2)
     assert [answer["user_id"] for answer in response.json()["predictions"]] == ["u0003", "u0004"]
-    response = invoke(server, [{"user_id": 42}], k=2)
-    assert response.json()["predictions"][0]["served_by"] == "popular"
+
+
+def test_what_is_no_user_id_is_the_callers_fault(server):
+    response = invoke(server, [{"user_id": None}])
+    assert response.status_code == 400
+    assert "a text or a whole number is needed" in response.json()["message"]
 
 
 @pytest.mark.parametrize("k", [0, -1, 1001])

@@ -109,27 +109,35 @@ def test_checkpoints_are_not_handed_to_work_on_other_inputs(home):
 
 def test_other_source_code_is_other_work(home, monkeypatch):
     first = run_step(home, "encoder", {}, Work())
-    monkeypatch.setattr(steps, "source_digest", lambda: "other code")
+    monkeypatch.setattr(steps, "source_digest", lambda *places: "other code")
     second = run_step(home, "encoder", {}, Work())
     assert not second.skipped
     assert second.digest != first.digest
 
 
-def test_source_digest_tells_contents_and_names(tmp_path, monkeypatch):
+def test_source_digest_tells_contents_and_names(tmp_path):
     package = tmp_path / "package"
     (package / "part").mkdir(parents=True)
     for path in ("__init__.py", "a.py", "part/b.py"):
         (package / path).write_text("x = 1")
-    monkeypatch.setattr(steps.hymirec, "__file__", str(package / "__init__.py"))
-    before = source_digest()
-    assert source_digest() == before
+    before = source_digest(package)
+    assert source_digest(package) == before
+    assert source_digest(package, package / "a.py") != before
     (package / "notes.txt").write_text("not source")
-    assert source_digest() == before
+    assert source_digest(package) == before
     (package / "part" / "b.py").write_text("x = 2")
-    changed = source_digest()
+    changed = source_digest(package)
     assert changed != before
     (package / "part" / "b.py").rename(package / "part" / "c.py")
-    assert source_digest() not in (before, changed)
+    assert source_digest(package) not in (before, changed)
+
+
+def test_a_result_found_again_clears_what_a_killed_attempt_left(home):
+    step = run_step(home, "encoder", {}, Work())
+    leftover = step.directory.with_suffix(".partial") / "checkpoints"
+    leftover.mkdir(parents=True)
+    assert run_step(home, "encoder", {}, Work()).skipped
+    assert [path.name for path in home.runs.iterdir()] == [step.directory.name]
 
 
 def test_a_home_takes_one_pipeline_at_a_time(home):

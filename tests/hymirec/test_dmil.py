@@ -104,13 +104,13 @@ def dmil_by_hand(interests, targets, negatives, false_negative, owner, mask):
     return sum(users) / len(users)
 
 
-def merged_by_hand(interests, targets, negatives, false_negative, mask):
-    """InfoNCE of the next item under the best score over the interests, a user at a time."""
+def merged_by_hand(interests, targets, negatives, false_negative, owner, mask):
+    """InfoNCE of the next item by its owner against the best any interest says, user by user."""
     users = []
     for user in range(len(interests)):
         if not mask[user, 0]:
             continue
-        toward = torch.exp(max(r @ targets[user, 0] for r in interests[user]) / TEMPERATURE)
+        toward = torch.exp(interests[user, owner[user, 0]] @ targets[user, 0] / TEMPERATURE)
         total = toward
         for number, negative in enumerate(negatives):
             if not false_negative[user, number]:
@@ -308,8 +308,9 @@ def test_merged_loss_and_its_gradients_are_those_of_the_loop(num_interests, seed
         num_interests=num_interests, seed=seed
     )
     logits = contrast(interests, targets, negatives, false_negative, temperature=TEMPERATURE)
-    actual = merged_loss(logits, mask)
-    expected = merged_by_hand(interests, targets, negatives, false_negative, mask)
+    owner = assign_targets(interests, targets, mask)
+    actual = merged_loss(logits, owner, mask)
+    expected = merged_by_hand(interests, targets, negatives, false_negative, owner, mask)
     assert_same_values_and_gradients(actual, expected, interests, targets, negatives)
 
 
@@ -321,8 +322,9 @@ def test_loss_of_one_target_and_one_negative_by_hand():
     )
     mask = torch.tensor([[True]])
     expected = torch.tensor(10.0).neg().exp().log1p()
-    torch.testing.assert_close(dmil_loss(logits, torch.tensor([[0]]), mask), expected)
-    torch.testing.assert_close(merged_loss(logits, mask), expected)
+    owner = torch.tensor([[0]])
+    torch.testing.assert_close(dmil_loss(logits, owner, mask), expected)
+    torch.testing.assert_close(merged_loss(logits, torch.tensor([[0]]), mask), expected)
 
 
 def test_a_user_without_targets_changes_nothing():
@@ -335,7 +337,7 @@ def test_a_user_without_targets_changes_nothing():
             interests[rows], targets[rows], negatives, false_negative[rows], temperature=TEMPERATURE
         )
         owner = assign_targets(interests[rows], targets[rows], mask[rows])
-        return dmil_loss(logits, owner, mask[rows]), merged_loss(logits, mask[rows])
+        return dmil_loss(logits, owner, mask[rows]), merged_loss(logits, owner, mask[rows])
 
     for with_them, without in zip(losses(slice(None)), losses(some), strict=True):
         assert_same_values_and_gradients(with_them, without, interests, targets, negatives)
@@ -350,7 +352,7 @@ def test_nothing_to_learn_from_gives_zero_and_no_nan(masked):
         false_negative = torch.ones_like(false_negative)
     logits = contrast(interests, targets, negatives, false_negative, temperature=TEMPERATURE)
     owner = assign_targets(interests, targets, mask)
-    for loss in (dmil_loss(logits, owner, mask), merged_loss(logits, mask)):
+    for loss in (dmil_loss(logits, owner, mask), merged_loss(logits, owner, mask)):
         assert loss.item() == 0
         for gradient in gradients(loss, interests, targets, negatives):
             assert torch.equal(gradient, torch.zeros_like(gradient))
@@ -365,7 +367,7 @@ def test_false_negatives_neither_count_nor_get_a_gradient():
 
     def losses(drawn, false):
         logits = contrast(interests, targets, drawn, false, temperature=TEMPERATURE)
-        return dmil_loss(logits, owner, mask), merged_loss(logits, mask)
+        return dmil_loss(logits, owner, mask), merged_loss(logits, owner, mask)
 
     without = losses(negatives[others], false_negative[:, others])
     for found, wanted in zip(losses(negatives, false_negative), without, strict=True):
@@ -394,4 +396,4 @@ def test_large_logits_stay_finite():
     )  # fmt: skip
     owner = assign_targets(interests, targets, mask)
     assert dmil_loss(logits, owner, mask).isfinite()
-    assert merged_loss(logits, mask).isfinite()
+    assert merged_loss(logits, owner, mask).isfinite()

@@ -398,7 +398,8 @@ def test_loss_is_that_of_every_cut_asked_alone(merged_weight, build, items, rand
                 interests, items[window][None], items[negatives], own, temperature=0.07
             )
             owner = assign_targets(interests, items[window][None], present)
-            loss = dmil_loss(logits, owner, present) + merged_weight * merged_loss(logits, present)
+            loss = dmil_loss(logits, owner, present)
+            loss = loss + merged_weight * merged_loss(logits, owner, present)
             losses.append(loss)
     assert len(losses) == 5
     torch.testing.assert_close(found["loss"], torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
