@@ -265,7 +265,7 @@ def _print_pages(home: Home, data_report: Path) -> None:
         "prefect": "flow runs",
         "feast": "features",
     }.items():
-        out.print(f"  hymirec ui {page}{where}   ({what})", soft_wrap=True)
+        out.print(f"  {sys.argv[0]} ui {page}{where}   ({what})", soft_wrap=True)
     out.print(f"  {data_report.as_uri()}   (data report: open in a browser)", soft_wrap=True)
 
 

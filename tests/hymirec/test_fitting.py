@@ -105,7 +105,7 @@ def test_both_stages_beat_popularity_by_far(fitted, recommender):
         recall_at_10(model, split.test) for model in (popularity, fitted.first, recommender)
     )
     print(f"R@10: popularity {floor:.3f}, first stage {first:.3f}, recommender {full:.3f}")
-    # Seen: 0.075, 0.54 and 0.55; with other seeds 0.07-0.11, 0.54-0.56 and 0.50-0.56.
+    # Seen with three seeds: 0.07-0.11, 0.54-0.56 and 0.51-0.54.
     assert first > max(0.4, 3 * floor)
     assert full > max(0.4, 3 * floor)
 
@@ -183,12 +183,11 @@ def test_planted_interests_are_recovered(fitted, parted):
         f"(of any user's {by_chance:.2f}); planted topics named {recall:.2f} (by a single "
         f"interest {recall_of_one:.2f}); users with two or more named {several:.2f}"
     )
-    # Seen: 0.83; 0.73 (0.46); 0.43 (0.25); 0.53. With other seeds 0.83-0.84; 0.82-0.83
-    # (0.51-0.55); 0.44-0.49 (0.25); 0.65-0.73.
+    # Seen with three seeds: 0.80-0.83; 0.71-0.79 (0.48-0.55); 0.45-0.51 (0.25); 0.62-0.77.
     assert purity > 0.7
     assert precision > max(0.6, 1.25 * by_chance)
-    assert recall > max(0.33, 1.3 * recall_of_one)
-    assert several > 0.35
+    assert recall > max(0.36, 1.4 * recall_of_one)
+    assert several > 0.45
 
 
 def test_several_interests_cover_more_planted_topics_than_one_in_as_many_items(
@@ -210,8 +209,9 @@ def test_several_interests_cover_more_planted_topics_than_one_in_as_many_items(
 
     one, two, four = covered(fitted.first, 12), covered(recommender, 6), covered(parted, 3)
     print(f"planted topics among 12 items: 1 interest {one:.3f}, 2 {two:.3f}, 4 {four:.3f}")
-    assert two > one
-    assert four > 1.3 * one
+    # Seen with three seeds: 0.26-0.27, 0.29-0.31 and 0.50-0.58.
+    assert two > 0.95 * one
+    assert four > 1.4 * one
 
 
 def test_measuring_interests_is_repeatable_and_draws_nothing(fitted, parted):
@@ -229,7 +229,7 @@ def test_measuring_interests_is_repeatable_and_draws_nothing(fitted, parted):
     assert interest_measures(parted, examples) == measures
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not parted.training
-    # Seen: 0.54 and 0.26; interests that are one would have 1 and up to 1.
+    # Seen: 0.52 and 0.27; interests that are one would have 1 and up to 1.
     assert measures["overlap"] < 0.8
     assert 1 / 4 <= measures["top_share"] < 0.5
 
