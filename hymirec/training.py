@@ -135,6 +135,7 @@ def train(
                 trainer.remove_callback(callback)
     directory.mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=_last_checkpoint(directory))
+    model.to("cpu")  # where the trainer may have left it, later stages do not look
     return _best_validation(trainer.state)
 
 

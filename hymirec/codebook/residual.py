@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class CodebookConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_layers: PositiveInt = 3
-    num_entries: PositiveInt = 256
+    num_entries: int = Field(256, ge=1, le=65_536)
     num_iterations: PositiveInt = 15
     max_pool: PositiveInt = 65_536
     """Vectors that centroids are fitted on, drawn at random when there are more."""
