@@ -152,7 +152,7 @@ def _from_text(source: Source, column: str, values: pa.ChunkedArray) -> pd.Serie
     try:
         return _from_numbers(source, column, values.cast(pa.int64()))
     except pa.ArrowInvalid:
-        pass
+        pass  # not all of them are whole numbers: read as times below
     present = values.is_valid().to_numpy()
     words = values.to_pandas().astype(object)
     numbers = pd.to_numeric(words, errors="coerce").to_numpy(np.float64)
