@@ -30,10 +30,12 @@ BATCH, NEGATIVES, TEMPERATURE = 256, 1024, 0.07
 def vectorised(interests: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
     """The library's loss."""
     mask = torch.ones(targets.shape[:2], dtype=torch.bool)
-    false_negative = torch.zeros(len(targets), len(negatives), dtype=torch.bool)
-    owner = assign_targets(interests, targets, mask)
-    logits = contrast(interests, targets, negatives, false_negative, temperature=TEMPERATURE)
-    return dmil_loss(logits, owner, mask)
+    none = torch.zeros(0, dtype=torch.int64)
+    contrasted = contrast(
+        interests, targets, negatives, torch.zeros(len(negatives)), (none, none),
+        temperature=TEMPERATURE,
+    )  # fmt: skip
+    return dmil_loss(contrasted, assign_targets(interests, targets, mask), mask)
 
 
 def looped(interests: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
@@ -41,8 +43,8 @@ def looped(interests: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
     total = interests.new_zeros(())
     for user, window in zip(interests, targets, strict=True):
         one = torch.ones(1, len(window), dtype=torch.bool)
-        groups, centroids, _ = cluster_targets(window[None], one, len(user))
-        gain = (centroids[0] @ user.T).detach().numpy()
+        groups, weights = cluster_targets((window @ window.T)[None], one, len(user))
+        gain = (weights[0] @ window @ user.T).detach().numpy()
         matched = linear_sum_assignment(gain, maximize=True)[1]
         for target, group in zip(window, groups[0].tolist(), strict=True):
             interest = user[matched[group]]

@@ -21,121 +21,99 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import one_hot
+
+from hymirec.infonce import info_nce, log_mass
 
 MAX_ENUMERATED = 5
 """Up to this many interests all S! matchings are compared in one product (120 at 5)."""
 
 
 def cluster_targets(
-    targets: Tensor, mask: Tensor, num_groups: int, *, num_iterations: int = 4
-) -> tuple[Tensor, Tensor, Tensor]:
+    cosine: Tensor, mask: Tensor, num_groups: int, *, num_iterations: int = 4
+) -> tuple[Tensor, Tensor]:
     """Group each user's targets by cosine similarity.
 
     Spherical k-means from a farthest-first start, without randomness: the first centroid is the
     first target, each further one the target least like those before it. A tie goes to the lower
     index. With fewer distinct targets than groups the surplus groups stay empty.
 
+    A centroid is a sum of targets, so the cosines among the targets are all it takes: nothing here
+    grows with the width.
+
     Args:
-        targets: [B, W, D], unit length.
+        cosine: [B, W, W], of each target with each.
         mask: bool [B, W], False where the window has no target.
         num_groups: S.
         num_iterations: rounds of update and assignment.
 
     Returns:
-        Group of each target, int64 [B, W] (meaningless where masked); unit centroids [B, S, D],
-        zero for an empty group; bool [B, S], False for an empty group.
+        Group of each target, int64 [B, W] (meaningless where masked); [B, S, W], what each target
+        weighs in the unit centroid of each group: centroids = weights @ targets, zero for a group
+        that is empty or whose targets cancel out.
     """
-    num_users = len(targets)
-    users = torch.arange(num_users, device=targets.device)
-    first = mask.float().argmax(dim=1)
-    centroids = [targets[users, first]]
-    nearest = _cosine(targets, centroids[0][:, None])[..., 0]  # [B, W]
+    users = torch.arange(len(cosine), device=cosine.device)
+    chosen = [mask.float().argmax(dim=1)]
+    nearest = cosine[users, chosen[0]]  # [B, W]
     for _ in range(num_groups - 1):
-        farthest = nearest.masked_fill(~mask, torch.inf).argmin(dim=1)
-        centroids.append(targets[users, farthest])
-        nearest = torch.maximum(nearest, _cosine(targets, centroids[-1][:, None])[..., 0])
-    centres = torch.stack(centroids, dim=1)  # [B, S, D]
-    groups = _cosine(targets, centres).argmax(dim=2)
+        chosen.append(nearest.masked_fill(~mask, torch.inf).argmin(dim=1))
+        nearest = torch.maximum(nearest, cosine[users, chosen[-1]])
+    groups = torch.stack([cosine[users, target] for target in chosen]).argmax(dim=0)
     for _ in range(num_iterations):
-        centres, filled = _centroids(targets, mask, groups, num_groups)
-        likeness = _cosine(targets, centres).masked_fill(~filled[:, None], -torch.inf)
-        groups = likeness.argmax(dim=2)
-    centres, filled = _centroids(targets, mask, groups, num_groups)
-    return groups, centres, filled
+        weights, filled = _centroids(cosine, mask, groups, num_groups)
+        likeness = (weights @ cosine).masked_fill(~filled, -torch.inf)  # [B, S, W]
+        groups = likeness.argmax(dim=1)
+    weights, _ = _centroids(cosine, mask, groups, num_groups)
+    return groups, weights
 
 
-def match_interests(interests: Tensor, centroids: Tensor, filled: Tensor) -> Tensor:
-    """Give each group the interest of the best one-to-one matching.
+def _centroids(
+    cosine: Tensor, mask: Tensor, groups: Tensor, num_groups: int
+) -> tuple[Tensor, Tensor]:
+    """Weights [B, S, W] of the targets in unit centroids; bool [B, S, 1], False where empty."""
+    member = (one_hot(groups, num_groups) * mask[..., None]).transpose(1, 2).to(cosine.dtype)
+    length = ((member @ cosine) * member).sum(dim=2, keepdim=True).clamp(min=0).sqrt()
+    cancelled = length < 1e-3  # of unit vectors; the rest is rounding
+    weights = (member / length.clamp(min=1e-3)).masked_fill(cancelled, 0)
+    return weights, member.any(dim=2, keepdim=True)
 
-    Maximises the summed cosine between matched interests and centroids over all assignments;
-    empty groups count nothing. Agrees with `match_interests_reference`; where several matchings
-    are equally good, either may be taken.
+
+def match_interests(gain: Tensor) -> Tensor:
+    """Give each group an interest, one to one, so that the summed gain is the largest.
+
+    Agrees with `match_interests_reference`; where several matchings are equally good, either may
+    be taken.
 
     Args:
-        interests: [B, S, D], unit length.
-        centroids: [B, S, D], unit length.
-        filled: bool [B, S], False for an empty group.
+        gain: [B, S, S], cosine of each group's centroid with each interest, zero for a group that
+            is empty.
 
     Returns:
         int64 [B, S]: the interest of each group.
     """
-    num_interests = interests.shape[1]
+    num_interests = gain.shape[1]
     if num_interests > MAX_ENUMERATED:
-        return match_interests_reference(interests, centroids, filled)
-    gain = _cosine(centroids, interests) * filled[..., None]  # [B, group, interest]
+        return match_interests_reference(gain)
     matchings = _all_matchings(num_interests).to(gain.device)  # [S!, S]
-    one_hot = torch.nn.functional.one_hot(matchings, num_interests).to(gain.dtype)
-    totals = gain.flatten(1) @ one_hot.flatten(1).T  # [B, S!]
+    chosen = one_hot(matchings, num_interests).to(gain.dtype)
+    totals = gain.flatten(1) @ chosen.flatten(1).T  # [B, S!]
     return matchings[totals.argmax(dim=1)]
 
 
-def match_interests_reference(interests: Tensor, centroids: Tensor, filled: Tensor) -> Tensor:
+def match_interests_reference(gain: Tensor) -> Tensor:
     """The same by SciPy's `linear_sum_assignment`, one user at a time, for any number."""
-    gain = (_cosine(centroids, interests) * filled[..., None]).detach().cpu().double().numpy()
-    rows = np.array([linear_sum_assignment(user, maximize=True)[1] for user in gain])
-    return torch.as_tensor(rows, device=interests.device).reshape(len(gain), -1)
+    tables = gain.detach().cpu().double().numpy()
+    rows = np.array([linear_sum_assignment(table, maximize=True)[1] for table in tables])
+    return torch.as_tensor(rows, device=gain.device).reshape(len(gain), -1)
 
 
-class Logits(NamedTuple):
-    """Cosines over τ.
-
-    Attributes:
-        toward: [B, W, S], of each target with each interest.
-        against: [B, S, N], of each interest with each negative; -inf where the negative is one of
-            the user's own targets.
-    """
-
-    toward: Tensor
-    against: Tensor
-
-
-def contrast(
-    interests: Tensor,
-    targets: Tensor,
-    negatives: Tensor,
-    false_negative: Tensor,
-    *,
-    temperature: float,
-) -> Logits:
-    """What both losses compare.
-
-    Args:
-        interests: [B, S, D], unit length.
-        targets: [B, W, D], unit length.
-        negatives: [N, D], unit length, shared by all users.
-        false_negative: bool [B, N], True where a negative is one of the user's own targets.
-        temperature: τ.
-    """
-    against = interests @ negatives.T / temperature
-    return Logits(
-        toward=_cosine(targets, interests) / temperature,
-        against=against.masked_fill(false_negative[:, None], -torch.inf),
-    )
+@lru_cache
+def _all_matchings(num_interests: int) -> Tensor:
+    return torch.tensor(list(permutations(range(num_interests))))
 
 
 def assign_targets(interests: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Which interest each target teaches: clustering, then matching; arguments as above.
+    """Which interest each target teaches: clustering, then matching.
 
     Args:
         interests: [B, S, D], unit length.
@@ -146,29 +124,68 @@ def assign_targets(interests: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         int64 [B, W] in 0..S-1; meaningless where masked. No gradient flows through it.
     """
     with torch.no_grad():
-        groups, centroids, filled = cluster_targets(targets, mask, interests.shape[1])
-        return match_interests(interests, centroids, filled).gather(1, groups)
+        groups, weights = cluster_targets(_cosine(targets, targets), mask, interests.shape[1])
+        return match_interests(weights @ _cosine(targets, interests)).gather(1, groups)
 
 
-def dmil_loss(logits: Logits, owner: Tensor, mask: Tensor) -> Tensor:
+class Contrast(NamedTuple):
+    """What both losses compare.
+
+    Attributes:
+        toward: [B, W, S], cosine of each target with each interest over τ.
+        mass: [B, S], log of the mass of negatives of each interest (`hymirec.infonce`).
+        merged_mass: [B], the same of the best interest for each negative.
+    """
+
+    toward: Tensor
+    mass: Tensor
+    merged_mass: Tensor
+
+
+def contrast(
+    interests: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    correction: Tensor,
+    false_negative: tuple[Tensor, Tensor],
+    *,
+    temperature: float,
+) -> Contrast:
+    """Compare interests with targets and negatives.
+
+    Args:
+        interests: [B, S, D], unit length.
+        targets: [B, W, D], unit length.
+        negatives: [N, D], unit length, shared by all users.
+        correction: [N], see `hymirec.negatives`.
+        false_negative: pairs of user and negative that is one of the user's own targets.
+        temperature: τ.
+    """
+    toward = _cosine(targets, interests) / temperature
+    return Contrast(
+        toward,
+        *log_mass(interests, negatives, correction, false_negative, temperature=temperature),
+    )
+
+
+def dmil_loss(contrasted: Contrast, owner: Tensor, mask: Tensor) -> Tensor:
     """The multi-interest loss over a window of targets.
 
     Args:
-        logits: see `contrast`.
+        contrasted: see `contrast`.
         owner: int64 [B, W], the interest each target teaches.
         mask: bool [B, W]; a user needs at least one target to count.
 
     Returns:
         A scalar: the mean over users of the mean over their targets.
     """
-    toward = logits.toward.gather(2, owner[..., None])[..., 0]  # [B, W]
-    against = logits.against.logsumexp(dim=2).gather(1, owner)  # [B, W]
-    loss = torch.logaddexp(toward, against) - toward
+    toward = contrasted.toward.gather(2, owner[..., None])[..., 0]  # [B, W]
+    loss = info_nce(toward, contrasted.mass.gather(1, owner))
     weight = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return (loss * weight).sum() / mask.any(dim=1).sum().clamp(min=1)
 
 
-def merged_loss(logits: Logits, owner: Tensor, mask: Tensor) -> Tensor:
+def merged_loss(contrasted: Contrast, owner: Tensor, mask: Tensor) -> Tensor:
     """InfoNCE of the very next item in the list that is shown, sorted by the best interest.
 
     Not in the paper. Interests trained apart give scores that nothing ever made comparable, yet
@@ -177,32 +194,18 @@ def merged_loss(logits: Logits, owner: Tensor, mask: Tensor) -> Tensor:
     interest win every list: docs/experiments.md.)
 
     Args:
-        logits: see `contrast`; the first target of a window is the next item.
+        contrasted: see `contrast`; the first target of a window is the next item.
         owner: int64 [B, W], the interest each target teaches.
         mask: bool [B, W].
 
     Returns:
         A scalar: the mean over users with a next item.
     """
-    toward = logits.toward[:, 0].gather(1, owner[:, :1])[:, 0]  # [B]
-    against = logits.against.amax(dim=1).logsumexp(dim=1)  # [B]
-    loss = torch.logaddexp(toward, against) - toward
+    toward = contrasted.toward[:, 0].gather(1, owner[:, :1])[:, 0]  # [B]
+    loss = info_nce(toward, contrasted.merged_mass)
     return (loss * mask[:, 0]).sum() / mask[:, 0].sum().clamp(min=1)
 
 
 def _cosine(left: Tensor, right: Tensor) -> Tensor:
     """[B, X, D] and [B, Y, D] at unit length to [B, X, Y]."""
     return left @ right.transpose(1, 2)
-
-
-def _centroids(
-    targets: Tensor, mask: Tensor, groups: Tensor, num_groups: int
-) -> tuple[Tensor, Tensor]:
-    member = torch.nn.functional.one_hot(groups, num_groups) * mask[..., None]  # [B, W, S]
-    sums = member.to(targets.dtype).transpose(1, 2) @ targets
-    return normalize(sums, dim=2), member.any(dim=1)
-
-
-@lru_cache
-def _all_matchings(num_interests: int) -> Tensor:
-    return torch.tensor(list(permutations(range(num_interests))))

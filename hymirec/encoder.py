@@ -128,7 +128,7 @@ class ItemTower(nn.Module):
 
     tokens: Tensor
     last_read: Tensor
-    trained: Tensor
+    occurrences: Tensor
 
     def __init__(
         self, config: EncoderConfig, tokens: Tensor, vocab_size: int, interactions: Tensor
@@ -150,7 +150,7 @@ class ItemTower(nn.Module):
         nn.init.normal_(self.free.weight, std=0.1)
         self.register_buffer("tokens", tokens)
         self.register_buffer("last_read", torch.zeros(len(tokens), config.hidden_width))
-        self.register_buffer("trained", interactions > 0)
+        self.register_buffer("occurrences", interactions)
 
     @property
     def num_items(self) -> int:
@@ -177,7 +177,7 @@ class ItemTower(nn.Module):
             self.last_read[items[fresh]] = hidden.detach()
         vectors = self.project(text)
         if self.settings.free_vectors:
-            keep = self.trained[items]
+            keep = self.occurrences[items] > 0
             if self.training:
                 keep = keep & (
                     torch.rand(len(items), device=items.device) >= self.settings.free_dropout

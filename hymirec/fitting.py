@@ -171,7 +171,7 @@ def fit_recommender(
     split = LeaveLastSplit(histories)
     settings = recipe.recommender
     torch.manual_seed(recipe.training.seed)
-    model = HyMiRec(items, codebook, settings)
+    model = HyMiRec(items, codebook, settings, count_items(split.training, len(items) - 1))
     if settings.backbone == recipe.first_stage.backbone:
         model.start_from(first_stage.backbone)
     else:

@@ -41,7 +41,7 @@ from hymirec.models.layers import (
     build_backbone,
     token_scale,
 )
-from hymirec.negatives import sample_items
+from hymirec.negatives import NegativeSampler, Sampling, false_negatives
 
 
 class HyMiRecConfig(BaseModel):
@@ -58,6 +58,7 @@ class HyMiRecConfig(BaseModel):
     coarse_layers: NonNegativeInt = 2
     backbone: BackboneConfig = BackboneConfig()
     num_negatives: PositiveInt = 1024
+    sampling: Sampling = "uniform"
     temperature: PositiveFloat = 0.07
     merged_weight: NonNegativeFloat = 1.0
     """Of `hymirec.dmil.merged_loss` beside the paper's loss; 0 is the paper."""
@@ -68,19 +69,30 @@ class HyMiRec(InterestRecommender):
 
     items: Tensor
 
-    def __init__(self, items: Tensor, codebook: ResidualCodebook, config: HyMiRecConfig) -> None:
+    def __init__(
+        self,
+        items: Tensor,
+        codebook: ResidualCodebook,
+        config: HyMiRecConfig,
+        occurrences: Tensor | None = None,
+    ) -> None:
         """Make an untrained model.
 
         Args:
             items: unit item embeddings [number of items + 1, D]; row 0, padding, is zero.
             codebook: rebuilds the history from codes.
             config: settings.
+            occurrences: int64 [number of items + 1], how often an item occurs in training; only
+                negatives that are not uniform ask for it.
         """
         super().__init__()
+        if occurrences is None:
+            occurrences = torch.ones(len(items), dtype=torch.int64)
         width = items.shape[1]
         self.settings = config
         self.register_buffer("items", items)
         self.codebook = codebook
+        self.sampler = NegativeSampler(config.sampling, config.num_negatives, occurrences)
         self.coarse = CoarseInterests(width, config)
         self.backbone = build_backbone(width, config.backbone)
         self.input_dropout = nn.Dropout(config.backbone.dropout)
@@ -156,27 +168,24 @@ class HyMiRec(InterestRecommender):
             `loss`; `overlap`, the mean cosine between two interests of a user; `top_share`, the
             share of targets that the busiest interest was given.
         """
+        window = targets.flatten(0, 1)  # [B·C, W]
+        present = window != 0
+        negatives = self.sampler(window)
         interests = self.interests_at(
             history_codes, recent_items, history_cuts=history_cuts, recent_cuts=recent_cuts
         ).flatten(0, 1)  # [B·C, S, D]
-        window = targets.flatten(0, 1)  # [B·C, W]
-        present = window != 0
-        num_items = len(self.items) - 1
-        negatives = sample_items(num_items, self.settings.num_negatives, window.device)
-        is_target = torch.zeros(
-            len(window), num_items + 1, dtype=torch.bool, device=window.device
-        ).scatter_(1, window, True)
-        logits = contrast(
+        contrasted = contrast(
             interests,
             self.items[window],
-            self.items[negatives],
-            is_target[:, negatives],
+            self.items[negatives.items],
+            negatives.correction,
+            false_negatives(window, negatives.items, len(self.items) - 1),
             temperature=self.settings.temperature,
         )
         owner = assign_targets(interests, self.items[window], present)
-        loss = dmil_loss(logits, owner, present)
+        loss = dmil_loss(contrasted, owner, present)
         if self.settings.merged_weight:
-            loss = loss + self.settings.merged_weight * merged_loss(logits, owner, present)
+            loss = loss + self.settings.merged_weight * merged_loss(contrasted, owner, present)
         with torch.no_grad():
             won = torch.bincount(owner[present], minlength=self.settings.num_interests)
         return {

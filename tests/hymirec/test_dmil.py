@@ -13,12 +13,12 @@ from torch.nn.functional import normalize
 from hymirec.dmil import (
     assign_targets,
     cluster_targets,
-    contrast,
     dmil_loss,
     match_interests,
     match_interests_reference,
     merged_loss,
 )
+from hymirec.dmil import contrast as contrast_with
 
 TEMPERATURE = 0.1
 
@@ -130,6 +130,20 @@ def assert_same_values_and_gradients(actual, expected, *inputs):
         torch.testing.assert_close(found, wanted)
 
 
+def contrast(interests, targets, negatives, false_negative, *, temperature):
+    """The library's, for uniform negatives and a table of false ones."""
+    return contrast_with(
+        interests, targets, negatives, torch.zeros(len(negatives)),
+        false_negative.nonzero(as_tuple=True), temperature=temperature,
+    )  # fmt: skip
+
+
+def cluster(targets, mask, num_groups, **settings):
+    """Groups, centroids and which are filled."""
+    groups, weights = cluster_targets(targets @ targets.mT, mask, num_groups, **settings)
+    return groups, weights @ targets, (weights != 0).any(dim=2)
+
+
 # Clustering
 
 
@@ -137,7 +151,7 @@ def assert_same_values_and_gradients(actual, expected, *inputs):
 @pytest.mark.parametrize("distinct", [None, 1, 2, 5])
 def test_clusters_are_those_of_the_plain_loop(num_groups, distinct):
     targets, mask = windows(250, 7, 5, seed=num_groups, distinct=distinct)
-    groups, centroids, filled = cluster_targets(targets, mask, num_groups)
+    groups, centroids, filled = cluster(targets, mask, num_groups)
     for user in range(len(targets)):
         present = targets[user][mask[user]].numpy()
         if not len(present):
@@ -154,7 +168,7 @@ def test_clusters_are_those_of_the_plain_loop(num_groups, distinct):
 @pytest.mark.parametrize("distinct", [None, 1, 2, 3])
 def test_every_target_is_in_a_filled_group_and_surplus_groups_are_empty(num_groups, distinct):
     targets, mask = windows(500, 8, 16, seed=num_groups, distinct=distinct, dtype=torch.float32)
-    groups, centroids, filled = cluster_targets(targets, mask, num_groups)
+    groups, centroids, filled = cluster(targets, mask, num_groups)
     assert groups.min() >= 0
     assert groups.max() < num_groups
     assert filled.gather(1, groups)[mask].all()
@@ -170,15 +184,15 @@ def test_every_target_is_in_a_filled_group_and_surplus_groups_are_empty(num_grou
 
 def test_clusters_do_not_depend_on_what_is_masked_or_on_the_other_users():
     targets, mask = windows(100, 6, 8, seed=3)
-    groups, centroids, filled = cluster_targets(targets, mask, 3)
+    groups, centroids, filled = cluster(targets, mask, 3)
     noise = torch.where(mask[..., None], targets, unit(100, 6, 8, seed=4))
-    noisy_groups, noisy_centroids, noisy_filled = cluster_targets(noise, mask, 3)
+    noisy_groups, noisy_centroids, noisy_filled = cluster(noise, mask, 3)
     assert torch.equal(noisy_groups[mask], groups[mask])
     torch.testing.assert_close(noisy_centroids, centroids)
     assert torch.equal(noisy_filled, filled)
     for user in range(100):
         part = slice(user, user + 1)
-        alone, _, _ = cluster_targets(targets[part], mask[part], 3)
+        alone, _, _ = cluster(targets[part], mask[part], 3)
         assert torch.equal(alone[mask[part]], groups[part][mask[part]])
 
 
@@ -186,7 +200,7 @@ def test_two_clear_clusters_are_found():
     a, b = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])
     near_a, near_b = normalize(a + 0.2 * b, dim=0), normalize(b + 0.2 * a, dim=0)
     targets = torch.stack([near_a, b, a, near_b])[None]
-    groups, centroids, filled = cluster_targets(targets, torch.ones(1, 4, dtype=torch.bool), 2)
+    groups, centroids, filled = cluster(targets, torch.ones(1, 4, dtype=torch.bool), 2)
     assert groups.tolist() == [[0, 1, 0, 1]]
     torch.testing.assert_close(centroids[0, 0], normalize(a + near_a, dim=0))
     torch.testing.assert_close(centroids[0, 1], normalize(b + near_b, dim=0))
@@ -197,15 +211,15 @@ def test_ties_go_to_the_lower_index():
     # Axes, so that every cosine is exactly 0 or 1. From x, both y and z are farthest: y starts the
     # second group; z is as far from either centre and joins the first.
     targets = torch.eye(3)[None]
-    groups, _, _ = cluster_targets(targets, torch.ones(1, 3, dtype=torch.bool), 2, num_iterations=0)
+    groups, _, _ = cluster(targets, torch.ones(1, 3, dtype=torch.bool), 2, num_iterations=0)
     assert groups.tolist() == [[0, 1, 0]]
 
 
 def test_opposite_targets_of_one_group_have_no_centroid_and_break_nothing():
     targets = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
     mask = torch.ones(1, 2, dtype=torch.bool)
-    _, centroids, filled = cluster_targets(targets, mask, 1)
-    assert filled.all()
+    groups, centroids, _ = cluster(targets, mask, 1)
+    assert groups.tolist() == [[0, 0]]
     assert torch.equal(centroids, torch.zeros(1, 1, 2))
 
 
@@ -231,12 +245,13 @@ def test_matching_is_one_to_one_and_gains_the_most(num_interests, kind):
             )
         ]
         centroids = interests.flip(1)
-    matched = match_interests(interests, centroids, filled)
-    reference = match_interests_reference(interests, centroids, filled)
+    gains = centroids @ interests.mT * filled[..., None]
+    matched = match_interests(gains)
+    reference = match_interests_reference(gains)
     every = list(range(num_interests))
     assert (matched.sort(dim=1).values == torch.tensor(every)).all()
     for user in range(num_users):
-        gain = (centroids[user] @ interests[user].T * filled[user][:, None]).numpy()
+        gain = gains[user].numpy()
         best = best_total(gain)
         assert gain[every, matched[user].numpy()].sum() == pytest.approx(best, abs=1e-12)
         assert gain[every, reference[user].numpy()].sum() == pytest.approx(best, abs=1e-12)
@@ -246,11 +261,8 @@ def test_matching_is_one_to_one_and_gains_the_most(num_interests, kind):
 
 def test_each_group_takes_the_interest_that_the_sum_wants_not_the_one_it_likes_best():
     # Both groups like interest 0 best; giving it to group 1 gains 0.8 + 0.9, more than 1 + 0.
-    cosine = torch.tensor([[1.0, 0.8], [0.9, 0.0]])
-    interests = torch.eye(2)[None]
-    assert match_interests(
-        interests, cosine[None], torch.ones(1, 2, dtype=torch.bool)
-    ).tolist() == [[1, 0]]
+    gain = torch.tensor([[1.0, 0.8], [0.9, 0.0]])
+    assert match_interests(gain[None]).tolist() == [[1, 0]]
 
 
 def test_owner_is_the_interest_matched_to_the_targets_group():

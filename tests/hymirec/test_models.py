@@ -21,7 +21,7 @@ from hymirec.models.hymirec import HyMiRec, HyMiRecConfig, interest_overlap
 from hymirec.models.layers import BackboneConfig, build_backbone
 from hymirec.models.nextitem import NextItemConfig, NextItemRecommender
 from hymirec.models.popularity import PopularityRecommender
-from hymirec.negatives import sample_items
+from hymirec.models.sasrec import SASRec, SASRecConfig
 
 BACKBONE = BackboneConfig(num_layers=2, num_heads=2, dropout=0.2)
 LENGTHS = [5, 1, 0, 40, 13]
@@ -50,6 +50,11 @@ def make_next_item(items, codebook, **settings):
     )
 
 
+def make_sasrec(items, codebook, **settings):
+    config = SASRecConfig(**{"width": items.shape[1], "num_recent": 8, **settings})
+    return SASRec(torch.ones(len(items), dtype=torch.int64), config)
+
+
 def make_popularity(items, codebook):
     return PopularityRecommender(torch.randint(0, 9, (len(items),)))
 
@@ -58,6 +63,7 @@ BUILDERS = {
     HyMiRec: make_hymirec,
     NextItemRecommender: make_next_item,
     PopularityRecommender: make_popularity,
+    SASRec: make_sasrec,
 }
 
 
@@ -394,12 +400,13 @@ def test_loss_is_that_of_every_cut_asked_alone(merged_weight, build, items, rand
             interests = model.encode_user(ask(model, [histories[user].until(cut)]))
             present = (window > 0)[None]
             own = torch.isin(negatives, window)[None]
-            logits = contrast(
-                interests, items[window][None], items[negatives], own, temperature=0.07
-            )
+            contrasted = contrast(
+                interests, items[window][None], items[negatives], torch.zeros(len(negatives)),
+                own.nonzero(as_tuple=True), temperature=0.07,
+            )  # fmt: skip
             owner = assign_targets(interests, items[window][None], present)
-            loss = dmil_loss(logits, owner, present)
-            loss = loss + merged_weight * merged_loss(logits, owner, present)
+            loss = dmil_loss(contrasted, owner, present)
+            loss = loss + merged_weight * merged_loss(contrasted, owner, present)
             losses.append(loss)
     assert len(losses) == 5
     torch.testing.assert_close(found["loss"], torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
@@ -480,7 +487,9 @@ def test_overlap_by_hand():
     assert interest_overlap(both).item() == pytest.approx(expected, abs=1e-6)
 
 
-# The first stage
+# Models that predict the next item at every position
+
+SEQUENCE_MODELS = [NextItemRecommender, SASRec]
 
 
 def next_item_loss_slowly(model, sequences, temperature=0.07):
@@ -496,8 +505,9 @@ def next_item_loss_slowly(model, sequences, temperature=0.07):
     return torch.stack(losses).mean()
 
 
-def test_first_stage_loss_is_that_of_every_position_asked_alone(build, random_histories):
-    model = build(NextItemRecommender, num_negatives=40, num_recent=30)
+@pytest.mark.parametrize("model_class", SEQUENCE_MODELS)
+def test_loss_is_that_of_every_position_asked_alone(model_class, build, random_histories):
+    model = build(model_class, num_negatives=40, num_recent=30)
     sequences = [history.items for history in random_histories([9, 2, 5], seed=7)]
     batch = torch.zeros(3, 12, dtype=torch.int64)
     for row, items in zip(batch, sequences, strict=True):
@@ -508,8 +518,9 @@ def test_first_stage_loss_is_that_of_every_position_asked_alone(build, random_hi
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_first_stage_gradients_are_finite(build, random_histories):
-    model = build(NextItemRecommender).train()
+@pytest.mark.parametrize("model_class", SEQUENCE_MODELS)
+def test_gradients_are_finite(model_class, build, random_histories):
+    model = build(model_class).train()
     batch = torch.from_numpy(random_histories([9], seed=7)[0].items)[None]
     model(batch)["loss"].backward()
     for name, parameter in model.named_parameters():
@@ -533,29 +544,3 @@ def test_item_vectors_follow_training_and_loading(build):
         model.tower.free.weight += torch.randn_like(model.tower.free.weight)
     model.eval()
     assert not torch.allclose(model.item_vectors(), loaded, atol=1e-2)
-
-
-# Negatives
-
-
-@pytest.mark.parametrize(("num_items", "num_negatives"), [(10, 4), (10, 10), (5, 100), (4000, 100)])
-def test_negatives_are_distinct_items_drawn_evenly(num_items, num_negatives):
-    torch.manual_seed(0)
-    counts = torch.zeros(num_items + 1)
-    draws = [sample_items(num_items, num_negatives, torch.device("cpu")) for _ in range(2000)]
-    for drawn in draws:
-        assert drawn.dtype == torch.int64
-        assert len(drawn.unique()) == len(drawn)
-        counts[drawn] += 1
-    wanted = min(num_negatives, num_items)
-    assert counts[0] == 0
-    lengths = {len(drawn) for drawn in draws}
-    if num_negatives * 16 >= num_items:
-        assert lengths == {wanted}
-    else:
-        assert max(lengths) == wanted
-        assert min(lengths) > 0.85 * wanted
-    # Six standard deviations of a binomial count.
-    share = counts[1:].sum() / num_items / 2000
-    spread = (2000 * share * (1 - share)).clamp(min=0).sqrt()
-    assert (counts[1:] - 2000 * share).abs().max() <= 6 * spread + 1e-3

@@ -1,0 +1,96 @@
+"""What every loss of the library compares a target with: the negatives, summed up.
+
+B users, S queries of a user, N negatives, D width; vectors at unit length.
+
+InfoNCE of a target t for a query r is log(e^{r·t/τ} + m(r)) - r·t/τ, where the mass
+
+    m(r) = Σ_n e^{r·n/τ + correction_n}
+
+is the same for all targets of the query. Autograd would keep four tables of B·S·N numbers for its
+gradient; the function here keeps one, which makes a training step of the first stage a third
+shorter on a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EXCLUDED = -1e9
+"""Logit of a negative that does not count; finite, so that a row of nothing else stays finite."""
+
+
+def log_mass(
+    queries: Tensor,
+    negatives: Tensor,
+    correction: Tensor,
+    false_negative: tuple[Tensor, Tensor],
+    *,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Logarithms of the masses of negatives.
+
+    Args:
+        queries: [B, S, D], unit length.
+        negatives: [N, D], unit length, shared by all users.
+        correction: [N], added to a negative's logit (`hymirec.negatives`); no gradient.
+        false_negative: users and negatives, int64 [number of pairs] each: this negative does not
+            count for this user.
+        temperature: τ.
+
+    Returns:
+        [B, S], log m(r) of each query; [B], the same of each user's best query for every
+        negative: log Σ_n max_s e^{r_s·n/τ + correction_n}.
+    """
+    return _LogMass.apply(queries, negatives, correction, *false_negative, temperature)
+
+
+class _LogMass(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, negatives: Tensor, correction: Tensor, user: Tensor,
+        negative: Tensor, temperature: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        logits = queries @ negatives.T
+        logits.div_(temperature).add_(correction)
+        logits[user, :, negative] = EXCLUDED
+        each = logits.logsumexp(dim=2)
+        if queries.shape[1] == 1:
+            best = merged = None
+            together = each[:, 0].clone()
+        else:
+            merged, best = logits.max(dim=1)
+            together = merged.logsumexp(dim=1)
+        ctx.save_for_backward(queries, negatives, logits, each, merged, best, together)
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
+        return each, together
+
+    @staticmethod
+    def backward(
+        ctx: Any, *gradients: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        queries, negatives, logits, each, merged, best, together = ctx.saved_tensors
+        to_each, to_together = gradients
+        if merged is None and to_together is not None:  # one query is the best of one
+            to_each = to_together[:, None] + (0 if to_each is None else to_each)
+            to_together = None
+        slope = torch.zeros_like(logits) if to_each is None else (
+            (logits - each[..., None]).exp_().mul_(to_each[..., None])
+        )  # fmt: skip
+        if to_together is not None:
+            share = (merged - together[:, None]).exp_().mul_(to_together[:, None])
+            slope.scatter_add_(1, best[:, None], share[:, None])
+        slope.div_(ctx.temperature)
+        to_queries = slope @ negatives if ctx.needs_input_grad[0] else None
+        to_negatives = (
+            slope.flatten(0, 1).T @ queries.flatten(0, 1) if ctx.needs_input_grad[1] else None
+        )
+        return to_queries, to_negatives, None, None, None, None
+
+
+def info_nce(toward: Tensor, mass: Tensor) -> Tensor:
+    """Loss of targets, from their logits r·t/τ and the logarithms of their queries' masses."""
+    return torch.logaddexp(toward, mass) - toward
