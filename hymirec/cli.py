@@ -255,6 +255,11 @@ def _print_answer(answer: dict[str, Any]) -> None:
         table.add_row(str(place), escape(item["item_id"]), escape(item["title"]), interest,
                       f"{item['score']:.3f}")  # fmt: skip
     out.print(table)
+    reasons = {item["interest"]: item["because"] for item in answer["recommendations"]}
+    for interest, near in sorted(reasons.items()):
+        if near:
+            titles = ", ".join(item["title"] for item in near)
+            out.print(f"interest {interest} is nearest to {escape(titles)} of the history")
 
 
 def _print_pages(home: Home, data_report: Path) -> None:

@@ -14,11 +14,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import faiss
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hymirec.errors import VersionError
@@ -29,18 +31,36 @@ from hymirec.retrieval import ItemIndex
 from hymirec.schema import ITEM_ID, TITLE
 
 POPULARITY = "popularity"
+NUM_REASONS = 3
+"""Items of the history named beside an interest, at most."""
 
 ServedBy = Literal["full", "popular"]
 """`full`: the model, from the user's history. `popular`: the fallback for a user without one."""
 
 
+class NamedItem(NamedTuple):
+    """An item as people and programs know it."""
+
+    item_id: str
+    title: str
+
+
 class Recommendation(NamedTuple):
-    """One recommended item; `interest` counts from 1 and is 0 where no interest found it."""
+    """One recommended item and what it was found by.
+
+    `interest` counts from 1 and is 0 where no interest found it; `because` are the items of the
+    user's history nearest to that interest, nearest first.
+    """
 
     item_id: str
     title: str
     score: float
     interest: int
+    because: tuple[NamedItem, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return self._asdict() | {"because": [item._asdict() for item in self.because]}
 
 
 @dataclass(frozen=True)
@@ -130,14 +150,25 @@ class RecommenderPackage:
             )
         known = None if history is None else index_history(history, self._item_index)
         if known is None or not len(known):
-            return [self._named(item, 0.0, 0) for item in self._by_popularity[:k]], "popular"
+            popular = self._by_popularity[:k]
+            return [Recommendation(*self._named(item), 0.0, 0, ()) for item in popular], "popular"
         inputs = assemble(
             [known], max_history=self.model.max_history, num_recent=self.model.num_recent
         )
         interests = self.model.encode_user(inputs)[0].numpy()
         seen: Sequence[int] = known.items.tolist() if exclude_seen else ()
         hits = self.index.search(interests, k, excluded=seen)
-        return [self._named(hit.item, hit.score, hit.interest + 1) for hit in hits], "full"
+        because = {
+            interest: self._nearest(interests[interest], known.items)
+            for interest in {hit.interest for hit in hits}
+        }
+        found = [
+            Recommendation(
+                *self._named(hit.item), hit.score, hit.interest + 1, because[hit.interest]
+            )
+            for hit in hits
+        ]
+        return found, "full"
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """Titles of items; an item that is not in the catalogue goes by its id."""
@@ -165,5 +196,14 @@ class RecommenderPackage:
             info=PackageInfo(**json.loads((directory / "package.json").read_text())),
         )
 
-    def _named(self, item: int, score: float, interest: int) -> Recommendation:
-        return Recommendation(self._item_ids[item - 1], self._titles[item - 1], score, interest)
+    def _named(self, item: int) -> NamedItem:
+        return NamedItem(self._item_ids[item - 1], self._titles[item - 1])
+
+    def _nearest(
+        self, interest: NDArray[np.float32], items: NDArray[np.int64]
+    ) -> tuple[NamedItem, ...]:
+        """The items of a history nearest to an interest by cosine, nearest first."""
+        distinct = np.unique(items)
+        cosine = self.model.item_vectors()[distinct].numpy() @ interest
+        best = (-cosine).argsort(kind="stable")[:NUM_REASONS]
+        return tuple(self._named(item) for item in distinct[best].tolist())

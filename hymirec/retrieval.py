@@ -61,6 +61,7 @@ class ItemIndex:
             At most k hits, best first; ties in the order of item indices.
         """
         barred = np.unique(np.append(np.asarray(excluded, dtype=np.int64), 0))
+        barred = barred[barred < self.faiss_index.ntotal]  # others take no place in the list
         wanted = min(k, self.faiss_index.ntotal - len(barred))
         if wanted <= 0:
             return []

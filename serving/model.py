@@ -49,8 +49,9 @@ class HyMiRecModel(PythonModel):
 
         Returns:
             Per user: `user_id`, `served_by` (`full`, or `popular` for a user without history),
-            `model_version`, `recommendations` (item_id, title, score, interest) and `recent`,
-            the latest titles of the history.
+            `model_version`, `recommendations` (item_id, title, score, interest, and as
+            `because` the items of the history nearest to that interest) and `recent`, the
+            latest titles of the history.
 
         Raises:
             MlflowException: 400 for a `k` out of range or something that is no user id, 503 while
@@ -75,7 +76,7 @@ class HyMiRecModel(PythonModel):
                     "user_id": user_id,
                     "served_by": served_by,
                     "model_version": self.version,
-                    "recommendations": [item._asdict() for item in found],
+                    "recommendations": [item.to_json() for item in found],
                     "recent": self.package.titles(history.item_ids[-5:]) if history else [],
                 }
             )

@@ -28,6 +28,7 @@ def test_a_known_user_is_served_by_the_model_with_named_interests(server):
     items = answer["recommendations"]
     assert len({item["item_id"] for item in items}) == 10
     assert {item["interest"] for item in items} <= {1, 2}
+    assert all(1 <= len(item["because"]) <= 3 for item in items)
     scores = [item["score"] for item in items]
     assert scores == sorted(scores, reverse=True)
     assert all(item["title"] for item in items)

@@ -72,6 +72,7 @@ def test_padding_is_never_found_though_every_item_is_opposite():
 def test_nothing_is_found_where_nothing_may_be():
     index = ItemIndex.build(unit(4, 2))
     assert index.search(unit(1, 2), 5, excluded=[1, 2, 3]) == []
+    assert len(index.search(unit(1, 2), 5, excluded=[1, 70])) == 2  # of which there is none
     assert index.search(unit(1, 2), 0) == []
 
 
@@ -156,6 +157,27 @@ def test_recommendations_are_the_best_by_score_each_with_its_interest(
         assert [one.score for one in found] == pytest.approx([s for _, s, _ in expected], abs=1e-6)
         interests |= {one.interest for one in found}
     assert interests == {1, 2, 3}
+
+
+def test_recommendations_name_the_items_of_the_history_nearest_to_their_interest(
+    package, model, make_history
+):
+    for history in some_histories(make_history):
+        known = index_history(history, {item: n for n, item in enumerate(ITEM_IDS, start=1)})
+        inputs = assemble([known], max_history=model.max_history, num_recent=model.num_recent)
+        interests = model.encode_user(inputs)[0]
+        for one in package.recommend(history, 10)[0]:
+            cosine = {
+                ITEM_IDS[item - 1]: (
+                    model.item_vectors()[item] @ interests[one.interest - 1]
+                ).item()
+                for item in set(known.items.tolist())
+            }
+            nearest = sorted(cosine, key=cosine.__getitem__, reverse=True)[:3]
+            assert [item.item_id for item in one.because] == nearest
+            assert [item.title for item in one.because] == package.titles(nearest)
+            assert json.loads(json.dumps(one.to_json()))["because"][0]["item_id"] == nearest[0]
+    assert all(one.because == () for one in package.recommend(None, 3)[0])
 
 
 def test_seen_items_are_left_out_and_as_many_come_back(package, make_history):
