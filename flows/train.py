@@ -13,7 +13,7 @@ from flows.encode import read_codebook, read_embeddings, read_first_stage, read_
 from flows.steps import StepResult, run_step
 from flows.tracking import log_metrics, run_training_step
 from hymirec.evaluation.metrics import summarise
-from hymirec.evaluation.protocol import rank_cases
+from hymirec.evaluation.protocol import cold_metrics, rank_cases
 from hymirec.fitting import fit_recommender
 from hymirec.home import Home
 from hymirec.inputs import IndexedHistory, index_history, number_items
@@ -75,14 +75,14 @@ def evaluate_recommender(
         split = LeaveLastSplit(histories)
         cases = split.test
         model = read_recommender(recommender)
-        popularity = PopularityRecommender(
-            count_items(split.training, len(model.item_vectors()) - 1)
-        )
+        occurrences = count_items(split.training, len(model.item_vectors()) - 1)
+        popularity = PopularityRecommender(occurrences)
         ranks, popular_ranks = rank_cases(model, cases), rank_cases(popularity, cases)
         with_seen = rank_cases(model, cases, exclude_seen=False)
         metrics = {
             "metrics": summarise(ranks)
-            | {f"seen_kept_{name}": value for name, value in summarise(with_seen).items()},
+            | {f"seen_kept_{name}": value for name, value in summarise(with_seen).items()}
+            | cold_metrics(ranks, cases, occurrences),
             "popularity": summarise(popular_ranks),
         }
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2))

@@ -33,11 +33,12 @@ from hymirec.inputs import (
 )
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
+from hymirec.models.sequence import SequenceRecommender
 from hymirec.package import RecommenderPackage
 from hymirec.recipes.base import Recipe
 from hymirec.schema import ITEM_ID
 from hymirec.splits import Case, LeaveLastSplit, count_items
-from hymirec.training import LogMetrics, train
+from hymirec.training import LogMetrics, TrainingConfig, train
 
 log = logging.getLogger(__name__)
 
@@ -132,19 +133,49 @@ def fit_encoder(
     )
     tower.reread()
     model = NextItemRecommender(tower, recipe.first_stage)
-    examples = NextItemExamples(training, recipe.first_stage.num_recent)
+    fit_sequence_model(
+        model,
+        split,
+        recipe.first_training,
+        directory=directory,
+        name="encoder",
+        log_metrics=log_metrics,
+    )
+    return model, tokenizer
+
+
+def fit_sequence_model(
+    model: SequenceRecommender,
+    split: LeaveLastSplit,
+    config: TrainingConfig,
+    *,
+    directory: Path,
+    name: str,
+    log_metrics: LogMetrics = lambda metrics, step: None,
+) -> None:
+    """Train a model that predicts the next item at every position, in place.
+
+    Args:
+        model: untrained; left in evaluation mode with the weights that validated best.
+        split: what it may learn from.
+        config: settings.
+        directory: for checkpoints.
+        name: in progress lines and as prefix of metric names.
+        log_metrics: called after every epoch.
+    """
+    examples = NextItemExamples(split.training, model.num_recent)
     cases = _some(split.validation)
     train(
         model,
         examples,
         examples.collate,
         lambda: summarise(rank_cases(model, cases)),
-        recipe.first_training,
+        config,
         directory=directory,
-        name="encoder",
+        name=name,
         log_metrics=log_metrics,
     )
-    return model.eval(), tokenizer
+    model.eval()
 
 
 def fit_recommender(

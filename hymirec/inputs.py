@@ -39,6 +39,10 @@ class IndexedHistory:
         """Return the first `end` events: what was known before event `end`."""
         return IndexedHistory(self.items[:end], self.codes[:end])
 
+    def only(self, events: NDArray[np.bool_]) -> IndexedHistory:
+        """Return the events that a mask [L] marks."""
+        return IndexedHistory(self.items[events], self.codes[events])
+
 
 def index_interactions(
     interactions: pd.DataFrame, item_index: Mapping[str, int]

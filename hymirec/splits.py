@@ -69,6 +69,45 @@ class LeaveLastSplit:
                 yield Case(known=history.until(cut), target=int(history.items[cut]))
 
 
+@dataclass(frozen=True)
+class ColdItemSplit:
+    """Some items are kept out of training altogether, as if published afterwards.
+
+    Attributes:
+        histories: of all users.
+        cold: bool [N + 1], True for the items kept out.
+    """
+
+    histories: Sequence[IndexedHistory]
+    cold: NDArray[np.bool_]
+
+    @classmethod
+    def draw(
+        cls, histories: Sequence[IndexedHistory], num_items: int, *, share: float, seed: int = 0
+    ) -> ColdItemSplit:
+        """Keep out a share of the items, drawn at random."""
+        generator = np.random.default_rng(seed)
+        return cls(histories, np.append(False, generator.random(num_items) < share))
+
+    @property
+    def training(self) -> list[IndexedHistory]:
+        """The histories without the events of cold items."""
+        return [history.only(~self.cold[history.items]) for history in self.histories]
+
+    @property
+    def test(self) -> list[Case]:
+        """Of each user, the last event with a cold item, after all warm ones before it."""
+        cases = []
+        for history in self.histories:
+            is_cold = self.cold[history.items]
+            if is_cold.any():
+                last = int(np.flatnonzero(is_cold)[-1])
+                known = history.until(last).only(~is_cold[:last])
+                if len(known):
+                    cases.append(Case(known, int(history.items[last])))
+        return cases
+
+
 def count_items(histories: Sequence[IndexedHistory], num_items: int) -> Tensor:
     """How often each item occurs: int64 [N + 1]."""
     events: NDArray[np.int64] = np.concatenate([history.items for history in histories])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hymirec.evaluation.metrics import rank_of_target
+from hymirec.evaluation.metrics import rank_of_target, summarise
 from hymirec.inputs import assemble
 from hymirec.models.base import Recommender
 from hymirec.splits import Case
@@ -47,3 +47,21 @@ def rank_cases(
         ranks[places] = rank_of_target(scores, targets, excluded).cpu()
     model.train(training)
     return ranks
+
+
+def cold_metrics(ranks: Tensor, cases: Sequence[Case], occurrences: Tensor) -> dict[str, float]:
+    """Metrics of the cases whose target was never seen in training: recommended by text alone.
+
+    Args:
+        ranks: [number of cases].
+        cases: what was asked.
+        occurrences: int64 [N + 1], how often an item occurs in training.
+
+    Returns:
+        `cold_cases`, their number, and where there are any, metrics with the prefix `cold_`.
+    """
+    cold = occurrences[[case.target for case in cases]] == 0
+    table = {"cold_cases": float(cold.sum())}
+    if cold.any():
+        table |= {f"cold_{name}": value for name, value in summarise(ranks[cold]).items()}
+    return table

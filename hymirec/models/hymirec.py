@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import (
@@ -43,6 +43,10 @@ from hymirec.models.layers import (
 )
 from hymirec.negatives import NegativeSampler, Sampling, false_negatives
 
+Matching = Literal["hungarian", "max"]
+"""`hungarian`: a window's groups to interests, one to one. `max`: every target to the interest
+nearest to it, as ComiRec does (Cen et al., KDD 2020)."""
+
 
 class HyMiRecConfig(BaseModel):
     """Settings of the recommender; the paper's best on public data are S = 2, W = 4."""
@@ -50,7 +54,10 @@ class HyMiRecConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_interests: PositiveInt = 2
-    num_coarse: PositiveInt = 4
+    num_coarse: NonNegativeInt = 4
+    """Coarse queries; 0 leaves the whole history out."""
+    indicator: bool = True
+    """Mark coarse interests, so that the backbone can tell them from items."""
     window: PositiveInt = 4
     num_cuts: PositiveInt = 16
     max_history: PositiveInt = 1000
@@ -60,6 +67,7 @@ class HyMiRecConfig(BaseModel):
     num_negatives: PositiveInt = 1024
     sampling: Sampling = "uniform"
     temperature: PositiveFloat = 0.07
+    matching: Matching = "hungarian"
     merged_weight: NonNegativeFloat = 1.0
     """Of `hymirec.dmil.merged_loss` beside the paper's loss; 0 is the paper."""
 
@@ -93,10 +101,10 @@ class HyMiRec(InterestRecommender):
         self.register_buffer("items", items)
         self.codebook = codebook
         self.sampler = NegativeSampler(config.sampling, config.num_negatives, occurrences)
-        self.coarse = CoarseInterests(width, config)
+        self.coarse = CoarseInterests(width, config) if config.num_coarse else None
         self.backbone = build_backbone(width, config.backbone)
         self.input_dropout = nn.Dropout(config.backbone.dropout)
-        self.indicator = nn.Parameter(torch.randn(width))
+        self.indicator = nn.Parameter(torch.randn(width)) if config.indicator else None
         # Interests that start alike stay alike for epochs: orthogonal queries as large as the
         # item they are added to begin apart.
         self.refined_queries = nn.Parameter(_apart(config.num_interests, width))
@@ -182,7 +190,10 @@ class HyMiRec(InterestRecommender):
             false_negatives(window, negatives.items, len(self.items) - 1),
             temperature=self.settings.temperature,
         )
-        owner = assign_targets(interests, self.items[window], present)
+        if self.settings.matching == "hungarian":
+            owner = assign_targets(interests, self.items[window], present)
+        else:
+            owner = contrasted.toward.argmax(dim=2)
         loss = dmil_loss(contrasted, owner, present)
         if self.settings.merged_weight:
             loss = loss + self.settings.merged_weight * merged_loss(contrasted, owner, present)
@@ -200,15 +211,17 @@ class HyMiRec(InterestRecommender):
     ) -> Tensor:  # fmt: skip
         """Interests as of each cut point, [B, C, S, D] at unit length; arguments as `forward`."""
         num_users, num_cuts = recent_cuts.shape
-        coarse = self.coarse(token_scale(self.codebook.decode(history_codes)), history_cuts)
-        coarse = coarse + self.indicator  # [B, C, Q, D]
-
         recent = self.input_dropout(token_scale(self.items[recent_items]))  # [B, N, D]
         rows = torch.arange(num_users, device=recent.device)[:, None]
         last = recent[rows, (recent_cuts - 1).clamp(min=0)]  # [B, C, D]
         queries = last[:, :, None] + self.refined_queries  # [B, C, S, D]
 
-        per_cut = torch.cat([coarse, queries], dim=2)  # [B, C, Q + S, D]
+        per_cut = queries
+        if self.coarse is not None:
+            coarse = self.coarse(token_scale(self.codebook.decode(history_codes)), history_cuts)
+            if self.indicator is not None:
+                coarse = coarse + self.indicator
+            per_cut = torch.cat([coarse, queries], dim=2)  # [B, C, Q + S, D]
         tokens = torch.cat([recent, per_cut.flatten(1, 2)], dim=1)
         mask, positions = self._layout(recent.shape[1], recent_cuts)
         hidden = self.backbone(

@@ -431,6 +431,61 @@ def test_gradients_are_finite_where_no_event_lies_before_a_cut(build, random_his
         assert parameter.grad.any(), name
 
 
+@pytest.mark.parametrize(
+    ("setting", "without"),
+    [("num_coarse", "coarse"), ("indicator", "indicator")],
+)
+def test_a_part_left_out_has_no_parameters_and_the_rest_goes_on(
+    setting, without, build, random_histories
+):
+    model = build(HyMiRec, max_history=40, num_recent=40, **{setting: 0}).train()
+    assert not any(name.startswith(without) for name, _ in model.named_parameters())
+    histories, cuts, targets = examples_by_hand(random_histories)
+    inputs = ask(model, histories)
+    model(
+        inputs["history_codes"], inputs["recent_items"], history_cuts=cuts, recent_cuts=cuts,
+        targets=targets,
+    )["loss"].backward()  # fmt: skip
+    assert model.refined_queries.grad.any()
+
+
+def test_without_coarse_queries_the_codes_are_not_read(build, random_histories):
+    model = build(HyMiRec, num_coarse=0)
+    inputs = ask(model, random_histories(LENGTHS))
+    other = inputs | {"history_codes": torch.randint_like(inputs["history_codes"], 256)}
+    assert torch.equal(model.score(inputs), model.score(other))
+
+
+def test_max_matching_gives_every_target_to_the_interest_nearest_to_it(
+    build, items, random_histories
+):
+    model = build(
+        HyMiRec, max_history=40, num_recent=40, num_negatives=40, merged_weight=0.0, matching="max"
+    )
+    histories, cuts, targets = examples_by_hand(random_histories)
+    inputs = ask(model, histories)
+    with torch.no_grad():
+        found = model(
+            inputs["history_codes"], inputs["recent_items"], history_cuts=cuts, recent_cuts=cuts,
+            targets=targets,
+        )["loss"]  # fmt: skip
+    losses = []
+    for user in range(2):
+        for cut, window in zip(cuts[user].tolist(), targets[user], strict=True):
+            present = window[window > 0].tolist()
+            if not present:
+                continue
+            interests = model.encode_user(ask(model, [histories[user].until(cut)]))[0]
+            others = [n for n in range(1, len(items)) if n not in present]
+            terms = []
+            for target in present:
+                best = interests[(interests @ items[target]).argmax()]
+                logits = items[[target, *others]] @ best / 0.07
+                terms.append(logits.logsumexp(0) - logits[0])
+            losses.append(sum(terms) / len(terms))
+    torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+
+
 def test_examples_without_any_target_teach_nothing(build, random_histories):
     model = build(HyMiRec).train()
     histories, cuts, targets = examples_by_hand(random_histories)
