@@ -1,0 +1,214 @@
+"""What each part of the method is for: the measure it should move, with it and without it.
+
+    python benchmarks/parts.py [--seeds 3] [--quick]
+
+Trains on the tiny built-in world, whose users have planted interests, with one setting changed at
+a time, and asks about users of the same catalogue that nothing was trained on. Prints one JSON
+object: `rows` with the part, the measure, its mean over the seeds with and without the part, and
+whether more is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from hymirec.codebook.residual import ResidualCodebook
+from hymirec.datasets.synthetic import World, WorldConfig, generate
+from hymirec.evaluation.metrics import summarise
+from hymirec.evaluation.protocol import rank_cases
+from hymirec.evaluation.recovery import recovery
+from hymirec.examples import CutPointExamples
+from hymirec.fitting import fit_encoder, fit_recommender, interest_measures
+from hymirec.inputs import IndexedHistory, index_interactions, number_items
+from hymirec.models.hymirec import HyMiRec
+from hymirec.models.nextitem import NextItemRecommender
+from hymirec.recipes import Recipe, get_recipe
+from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.splits import ColdItemSplit, LeaveLastSplit
+
+LONG_WINDOW = {"num_interests": 4, "window": 12, "merged_weight": 0.0}
+"""Windows that hold several of a user's interests, and the paper's loss alone."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part, the settings of the recommender with and without it, and what it is for."""
+
+    name: str
+    measure: str
+    settings: dict[str, Any]
+    without: dict[str, Any]
+    more_is_better: bool = True
+
+
+PARTS = [
+    Part("several interests", "recall", LONG_WINDOW, {"num_interests": 1}),
+    Part("window targets", "recall", LONG_WINDOW, {"window": 1}),
+    Part("one-to-one matching", "top_share", LONG_WINDOW, {"matching": "max"}, False),
+    Part("coarse interests", "recall_of_older", LONG_WINDOW | {"num_recent": 5}, {"num_coarse": 0}),
+    Part("indicator", "recall_of_older", LONG_WINDOW | {"num_recent": 5}, {"indicator": False}),
+    Part("merged score in the loss", "R@10", {}, {"merged_weight": 0.0}),
+]
+
+
+class Stage:
+    """A world and its first stage, on which recommenders are trained."""
+
+    def __init__(self, seed: int, work: Path) -> None:
+        """Train the first stage."""
+        self.world = generate(WorldConfig.tiny(seed))
+        self.recipe = with_seed(get_recipe("tiny"), seed)
+        self.work = work
+        self.first, _ = fit_encoder(
+            self.world.dataset.items, histories_of(self.world), self.recipe,
+            directory=work / "encoder",
+        )  # fmt: skip
+        self.vectors = self.first.item_vectors()
+        self.codebook = ResidualCodebook.fit(self.vectors[1:], self.recipe.codebook)
+        config = WorldConfig.tiny(seed).model_copy(update={"num_users": 150})
+        self.others = generate(config)
+        planted = self.others.interests.groupby(USER_ID)["topic"].agg(set)
+        self.planted = [planted[u] for u in self.others.dataset.interactions[USER_ID].unique()]
+        self.done: dict[str, dict[str, float]] = {}
+
+    def coded(self, world: World) -> list[IndexedHistory]:
+        """Histories of a world with the same items."""
+        codes = self.codebook.encode(self.vectors).numpy()
+        return [IndexedHistory(h.items, codes[h.items]) for h in histories_of(world)]
+
+    def measures(self, settings: dict[str, Any]) -> dict[str, float]:
+        """Train a recommender and measure everything; once for each settings."""
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self.done:
+            histories = self.coded(self.world)
+            recipe = self.recipe.model_copy(
+                update={
+                    "recommender": self.recipe.recommender.model_copy(update=settings),
+                    "training": self.recipe.training.model_copy(update={"num_epochs": 6}),
+                }
+            )
+            model = fit_recommender(
+                self.vectors, self.first, self.codebook, histories, recipe,
+                directory=self.work / str(len(self.done)),
+            )  # fmt: skip
+            self.done[key] = self.all_of(model, histories)
+        return self.done[key]
+
+    def all_of(self, model: HyMiRec, histories: list[IndexedHistory]) -> dict[str, float]:
+        """Every measure of a trained recommender."""
+        split = LeaveLastSplit(histories)
+        examples = CutPointExamples(
+            split.training, num_recent=model.num_recent, max_history=model.max_history,
+            num_cuts=model.settings.num_cuts, window=model.settings.window,
+        )  # fmt: skip
+        topics = self.world.item_topics
+        return (
+            summarise(rank_cases(model, split.test))
+            | interest_measures(model, examples)
+            | recovery(model, self.coded(self.others), self.planted, topics)
+        )
+
+    def encoder_rows(self) -> list[dict[str, Any]]:
+        """Text and free vectors: each without the other, on cold and on warm items."""
+        items, histories = self.world.dataset.items, histories_of(self.world)
+        split = ColdItemSplit.draw(histories, len(items), share=0.1, seed=0)
+
+        def train(name: str, **settings: Any) -> NextItemRecommender:
+            encoder = self.recipe.encoder.model_copy(update=settings)
+            recipe = self.recipe.model_copy(update={"encoder": encoder})
+            return fit_encoder(items, split.training, recipe, directory=self.work / name)[0]
+
+        def recall(model: NextItemRecommender, cases: Any) -> float:
+            return summarise(rank_cases(model, cases))["R@10"]
+
+        both, text = train("both"), train("text", free_vectors=False)
+        blank = items.assign(**{c: "" for c in items.columns if items[c].dtype == object
+                                and c != ITEM_ID})  # fmt: skip
+        vectors, _ = fit_encoder(
+            blank, split.training, self.recipe, directory=self.work / "vectors"
+        )
+        warm = LeaveLastSplit(split.training).test
+        return [
+            row(
+                "text", "R@10 of cold items", recall(both, split.test), recall(vectors, split.test)
+            ),
+            row("free vectors", "R@10 of warm items", recall(both, warm), recall(text, warm)),
+        ]
+
+
+def row(
+    part: str, measure: str, having: float, without: float, more: bool = True
+) -> dict[str, Any]:
+    """One line of the result."""
+    return {"part": part, "measure": measure, "with": having, "without": without,
+            "more_is_better": more}  # fmt: skip
+
+
+def histories_of(world: World) -> list[IndexedHistory]:
+    """A world's histories, without codes."""
+    index = number_items(world.dataset.items[ITEM_ID].tolist())
+    return index_interactions(world.dataset.interactions, index)
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The same recipe from another seed."""
+    return recipe.model_copy(
+        update={
+            name: getattr(recipe, name).model_copy(update={"seed": seed})
+            for name in ("first_training", "training")
+        }
+    )
+
+
+def compare(
+    seeds: int, parts: list[Part] = PARTS, encoder: bool = True,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of every part, means over seeds."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as work:
+            stage = Stage(seed, Path(work))
+            for part in parts:
+                having = stage.measures(part.settings)[part.measure]
+                without = stage.measures(part.settings | part.without)[part.measure]
+                found = row(part.name, part.measure, having, without, part.more_is_better)
+                rows.setdefault(part.name, []).append(found)
+                progress(f"seed {seed}: {found}")
+            for found in stage.encoder_rows() if encoder else []:
+                rows.setdefault(found["part"], []).append(found)
+                progress(f"seed {seed}: {found}")
+    return [
+        found[0] | {side: mean(one[side] for one in found) for side in ("with", "without")}
+        for found in rows.values()
+    ]
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one seed, three parts")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    rows = (
+        compare(1, PARTS[:1], encoder=False)
+        if arguments.quick
+        else compare(arguments.seeds, progress=lambda text: print(text, flush=True))
+    )
+    print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
