@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from hymirec.codebook.residual import ResidualCodebook
+from hymirec.codebook import Codebook, fit_codebook
 from hymirec.datasets import Dataset
 from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
 from hymirec.errors import DataError
@@ -81,7 +81,7 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
         directory=directory / "encoder",
     )
     items = first_stage.item_vectors()
-    codebook = ResidualCodebook.fit(items[1:], recipe.codebook, seed=recipe.first_training.seed)
+    codebook = fit_codebook(items[1:], recipe.codebook, seed=recipe.first_training.seed)
     codes = codebook.encode(items[1:]).numpy()
     histories = build_histories(dataset.interactions, item_ids, codes, codebook.id)
     indexed = [index_history(history, index) for history in histories.values()]
@@ -181,7 +181,7 @@ def fit_sequence_model(
 def fit_recommender(
     items: Tensor,
     first_stage: NextItemRecommender,
-    codebook: ResidualCodebook,
+    codebook: Codebook,
     histories: Sequence[IndexedHistory],
     recipe: Recipe,
     *,

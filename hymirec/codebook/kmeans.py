@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hymirec.codebook.beam import ROWS, argmin
+
 SOFTNESS = 0.1
 """Within how much of a tie a point counts for several clusters, in standard deviations of the
 similarities."""
@@ -52,3 +54,63 @@ def balanced_cosine_kmeans(
         moved = sums.norm(dim=1, keepdim=True) > 0
         centroids = torch.where(moved, normalize(sums, dim=1), centroids)
     return centroids
+
+
+NARROWEST = 16
+"""Leading coordinates that `widening_kmeans` starts with."""
+ITERATIONS_NARROW, ITERATIONS_WIDE = 3, 8
+"""Iterations at each width but the full one, and at the full one."""
+POINTS_PER_CLUSTER = 32
+"""Points that one iteration looks at, in a sample that changes from one to the next."""
+
+
+def widening_kmeans(points: Tensor, num_clusters: int, *, generator: torch.Generator) -> Tensor:
+    """Cluster points whose coordinates are sorted by variance, in a few leading ones at first.
+
+    Among few coordinates k-means is quick and finds the coarse order of the points; each doubling
+    of the width starts from the groups of the one before. Every iteration looks at another part of
+    the points.
+
+    Args:
+        points: [N, D], N ≥ num_clusters, in no order that matters.
+        num_clusters: K.
+        generator: draws what the clusters start from, the samples, and a new place for a cluster
+            that lost its points.
+
+    Returns:
+        Centroids [K, D]: means of the nearest points over all of them.
+    """
+    num_points, full = points.shape
+    widths: list[int] = []
+    while (width := NARROWEST << (len(widths) // ITERATIONS_NARROW)) < full:
+        widths.append(width)
+    widths += [full] * ITERATIONS_WIDE
+    stride = max(1, round(num_points / (POINTS_PER_CLUSTER * num_clusters)))
+    start = torch.randperm(num_points, generator=generator)[:num_clusters]
+    centroids = points[start]
+    for width, next_width in zip(widths, [*widths[1:], full], strict=True):
+        offset = int(torch.randint(stride, (), generator=generator))
+        sample = points[offset::stride, :next_width].contiguous()
+        labels = nearest(sample[:, :width], centroids[:, :width].contiguous())
+        centroids = _means(sample, labels, centroids, generator)
+    return _means(points, nearest(points, centroids), centroids, generator)
+
+
+def nearest(points: Tensor, centroids: Tensor) -> Tensor:
+    """The centroid [K, D] closest to each point [N, D]: int64 [N]."""
+    half = centroids.pow(2).sum(dim=1) / 2
+    parts = [argmin(torch.addmm(half, part, centroids.T, alpha=-1)) for part in points.split(ROWS)]
+    return torch.cat(parts)
+
+
+def _means(points: Tensor, labels: Tensor, centroids: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean of each cluster's points; one without any moves to a point drawn at random."""
+    num_clusters, width = len(centroids), points.shape[1]
+    sizes = torch.bincount(labels, minlength=num_clusters)
+    sums = points.new_zeros(num_clusters, width).index_add_(0, labels, points)
+    means = sums / sizes.clamp(min=1)[:, None]
+    empty = (sizes == 0).nonzero()[:, 0]
+    if len(empty):
+        drawn = torch.randint(len(points), (len(empty),), generator=generator)
+        means[empty] = points[drawn.to(points.device)]
+    return means
