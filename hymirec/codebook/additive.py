@@ -16,6 +16,7 @@ times as many layers, and three things make up for what the scales did:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import numpy as np
@@ -30,8 +31,10 @@ from hymirec.codebook.base import Codebook, checked_vectors, draw_pool, usable_e
 from hymirec.codebook.kmeans import widening_kmeans
 from hymirec.codebook.packing import bytes_per_item, pack_codes, unpack_indices
 
-_BEAM_FITTED_ON = 5
+_BEAM_FITTED_ON = 4
 """Codes of each vector whose remainders the next layer is learned from."""
+_FEWEST_AXES = 128
+"""Principal directions always kept: among so few, time does not depend on their number."""
 
 
 class AdditiveConfig(BaseModel):
@@ -42,14 +45,14 @@ class AdditiveConfig(BaseModel):
     kind: Literal["additive"] = "additive"
     num_layers: PositiveInt = 9
     num_entries: int = Field(256, ge=1, le=65_536)
-    beam: PositiveInt = 8
+    beam: PositiveInt = 6
     num_refits: NonNegativeInt = 1
     prior_weight: PositiveFloat = 5.0
     """How many vectors each entry's first value counts for in a refit; less fits the pool more
     closely and vectors that are not in it less well."""
     kept_variance: float = Field(0.93, gt=0, le=1)
-    """Layers are learned in as many principal directions as hold this share of the variance; the
-    refit is in all."""
+    """Layers are learned in as many principal directions as hold this share of the variance, but
+    in no fewer than 128; the refit is in all."""
     max_pool: PositiveInt = 65_536
     """Vectors that entries are fitted on, drawn at random when there are more."""
 
@@ -59,17 +62,23 @@ class AdditiveCodebook(Codebook):
 
     Attributes:
         entries: [M, K, D].
-        beam: codes kept for each vector while encoding. No part of the content: another beam reads
-            and writes the same codes, only closer or less close ones.
+        beam: int64 [], codes kept for each vector while encoding. No part of the `id`: codes found
+            with any beam mean the same, they only come closer or less close.
     """
 
     tensor_name = "entries"
     _digest_prefix = b"additive"
     entries: Tensor
+    beam: Tensor
 
-    def __init__(self, entries: Tensor, *, beam: int = 8) -> None:
+    def __init__(self, entries: Tensor, *, beam: int = 6) -> None:
         super().__init__(entries)
-        self.beam = beam
+        self.register_buffer("beam", torch.tensor(beam))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Rebuild from a state dict."""
+        return cls(tensors["entries"], beam=int(tensors["beam"]))
 
     @classmethod
     def fit(cls, vectors: Tensor, config: AdditiveConfig, *, seed: int = 0) -> Self:
@@ -108,7 +117,7 @@ class AdditiveCodebook(Codebook):
             DataError: some vectors are not finite, or of another width than the codebook.
         """
         vectors = checked_vectors(vectors, self.width)
-        codes = beam_search.search(vectors, self.entries, self.beam)
+        codes = beam_search.search(vectors, self.entries, int(self.beam))
         return pack_codes(codes, None, self.num_entries)
 
     def decode(self, packed: Tensor, *, depth: int | None = None) -> Tensor:
@@ -126,12 +135,12 @@ class AdditiveCodebook(Codebook):
 def principal_axes(pool: Tensor, kept_variance: float) -> Tensor:
     """The directions of largest variance of centred vectors [N, D], largest first: [D, d].
 
-    d is the fewest that hold the share of the variance asked for, at least one.
+    d is the fewest that hold the share of the variance asked for, or `_FEWEST_AXES`, or D.
     """
     variances, axes = torch.linalg.eigh(pool.T @ pool)
     share = variances.flip(0).clamp(min=0).double().cumsum(0)
-    count = int((share < kept_variance * share[-1]).sum()) + 1
-    return axes.flip(1)[:, : min(count, pool.shape[1])].contiguous()
+    count = max(int((share < kept_variance * share[-1]).sum()) + 1, _FEWEST_AXES)
+    return axes.flip(1)[:, :count].contiguous()
 
 
 def refit(pool: Tensor, codes: Tensor, entries: Tensor, prior_weight: float) -> Tensor:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from safetensors.torch import save_file
@@ -26,7 +27,7 @@ _HEALTH_BATCH = 16_384
 class Codebook(nn.Module, ABC):
     """Turns vectors into packed codes and back.
 
-    A codebook is one tensor of entries [M, K, D] under the buffer name `tensor_name`, which also
+    Its content is one tensor of entries [M, K, D] under the buffer name `tensor_name`, which also
     tells the kind of codebook wherever its tensors are stored.
     """
 
@@ -35,6 +36,11 @@ class Codebook(nn.Module, ABC):
     def __init__(self, entries: Tensor) -> None:
         super().__init__()
         self.register_buffer(self.tensor_name, entries.float().contiguous())
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Rebuild from a state dict."""
+        return cls(tensors[cls.tensor_name])
 
     @property
     def tensor(self) -> Tensor:
@@ -127,7 +133,7 @@ class Codebook(nn.Module, ABC):
 
     def save(self, path: Path) -> None:
         """Write to a safetensors file, for `hymirec.codebook.load_codebook`."""
-        save_file({self.tensor_name: self.tensor}, path, metadata={"id": self.id})
+        save_file(self.state_dict(), path, metadata={"id": self.id})
 
 
 def draw_pool(vectors: Tensor, max_pool: int, generator: torch.Generator) -> Tensor:

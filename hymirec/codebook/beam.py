@@ -62,10 +62,11 @@ def extend(
 def search(vectors: Tensor, entries: Tensor, beam: int) -> Tensor:
     """Codes int64 [N, M] of vectors [N, D] under entries [M, K, D].
 
-    Exact where the beam holds all sums of the layers but the last, K^(M - 1); else the best found.
+    Exact where the beam holds all sums of the layers but the last, K^(M - 1); else the best found,
+    layers yet to come counting for the mean of their entries.
     """
     num_layers, num_entries, width = entries.shape
-    # The same sums from the middle of the entries: where vectors differ by little from their mean,
+    # Seen from the mean of each layer's entries: where vectors differ by little from their mean,
     # rounding would hide the differences.
     middles = entries.mean(dim=1, keepdim=True)
     flat = (entries - middles).view(num_layers * num_entries, width)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hymirec.codebook.additive import AdditiveCodebook, AdditiveConfig
@@ -57,9 +57,14 @@ def codebook_from_tensors(tensors: Mapping[str, Tensor], prefix: str = "") -> Co
     Raises:
         DataError: no codebook is among the tensors.
     """
+    inner = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
     for kind in _KINDS:
-        if (name := prefix + kind.tensor_name) in tensors:
-            return kind(tensors[name])
+        if kind.tensor_name in inner:
+            return kind.from_tensors(inner)
     names = " or ".join(prefix + kind.tensor_name for kind in _KINDS)
     raise DataError(f"no codebook among the tensors {', '.join(sorted(tensors))}: no {names}")
 
@@ -70,9 +75,7 @@ def load_codebook(path: Path) -> Codebook:
     Raises:
         DataError: the file holds no codebook.
     """
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
-        return codebook_from_tensors(tensors)
+        return codebook_from_tensors(load_file(path))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
