@@ -34,7 +34,9 @@ from hymirec.codebook.packing import bytes_per_item, pack_codes, unpack_indices
 _BEAM_FITTED_ON = 4
 """Codes of each vector whose remainders the next layer is learned from."""
 _FEWEST_AXES = 128
-"""Principal directions always kept: among so few, time does not depend on their number."""
+"""Principal directions always kept: among so few, time hardly depends on their number."""
+_FEWEST_NUMBERS = 2**18
+"""Numbers of the pool always kept: of few vectors so little is lost that all directions show."""
 
 
 class AdditiveConfig(BaseModel):
@@ -52,7 +54,7 @@ class AdditiveConfig(BaseModel):
     closely and vectors that are not in it less well."""
     kept_variance: float = Field(0.93, gt=0, le=1)
     """Layers are learned in as many principal directions as hold this share of the variance, but
-    in no fewer than 128; the refit is in all."""
+    in no fewer than 128, or all where vectors are few; the refit is in all."""
     max_pool: PositiveInt = 65_536
     """Vectors that entries are fitted on, drawn at random when there are more."""
 
@@ -136,11 +138,13 @@ class AdditiveCodebook(Codebook):
 def principal_axes(pool: Tensor, kept_variance: float) -> Tensor:
     """The directions of largest variance of centred vectors [N, D], largest first: [D, d].
 
-    d is the fewest that hold the share of the variance asked for, or `_FEWEST_AXES`, or D.
+    d is the fewest that hold the share of the variance asked for; or where they are more, but never
+    above D, `_FEWEST_AXES` or `_FEWEST_NUMBERS` / N.
     """
     variances, axes = torch.linalg.eigh(pool.T @ pool)
     share = variances.flip(0).clamp(min=0).double().cumsum(0)
     count = max(int((share < kept_variance * share[-1]).sum()) + 1, _FEWEST_AXES)
+    count = max(count, _FEWEST_NUMBERS // len(pool))
     return axes.flip(1)[:, :count].contiguous()
 
 

@@ -163,6 +163,7 @@ def test_refit_is_the_answer_of_least_squares():
 
 def test_principal_axes_are_those_of_a_known_spectrum(monkeypatch):
     monkeypatch.setattr("hymirec.codebook.additive._FEWEST_AXES", 1)
+    monkeypatch.setattr("hymirec.codebook.additive._FEWEST_NUMBERS", 8)
     rotation, _ = torch.linalg.qr(draw(4, 4))
     pool = torch.eye(4).repeat(2, 1) * torch.tensor([1.0, 4.0, 2.0, 3.0])  # variances 1, 16, 4, 9
     for share, count in ((0.5, 1), (0.54, 2), (0.8, 2), (0.9, 3), (0.99, 4), (1.0, 4)):
