@@ -153,16 +153,19 @@ class HyMiRec(InterestRecommender):
             targets: int64 [B, C, W], the next items after each cut, 0 where there are no more.
 
         Returns:
-            `loss`; `overlap`, the mean cosine between two interests of a user; `top_share`, the
+            `loss`; `weight`, the number of cut points with a target, which the loss is a mean
+            over; `overlap`, the mean cosine between two interests of a user; `top_share`, the
             share of targets that the busiest interest was given.
         """
+        # Drawn first: processes that share a batch draw alike only before dropout, whose size is
+        # that of their share.
+        num_items = len(self.items) - 1
+        negatives = sample_items(num_items, self.settings.num_negatives, targets.device)
         interests = self.interests_at(
             history_codes, recent_items, history_cuts=history_cuts, recent_cuts=recent_cuts
         ).flatten(0, 1)  # [B·C, S, D]
         window = targets.flatten(0, 1)  # [B·C, W]
         present = window != 0
-        num_items = len(self.items) - 1
-        negatives = sample_items(num_items, self.settings.num_negatives, window.device)
         is_target = torch.zeros(
             len(window), num_items + 1, dtype=torch.bool, device=window.device
         ).scatter_(1, window, True)
@@ -181,6 +184,7 @@ class HyMiRec(InterestRecommender):
             won = torch.bincount(owner[present], minlength=self.settings.num_interests)
         return {
             "loss": loss,
+            "weight": present.any(dim=1).sum(),
             "overlap": interest_overlap(interests.detach()),
             "top_share": won.max() / won.sum().clamp(min=1),
         }

@@ -108,7 +108,8 @@ class NextItemRecommender(InterestRecommender):
             items: int64 [B, T + 1], padded on the right with 0.
 
         Returns:
-            `loss`: InfoNCE over the batch's P targets, K shared negatives each.
+            `loss`: InfoNCE over the batch's P targets, K shared negatives each, 0 without any;
+            `weight`: P.
         """
         negatives = sample_items(self.tower.num_items, self.settings.num_negatives, items.device)
         distinct, place = torch.cat([items.flatten(), negatives]).unique(return_inverse=True)
@@ -123,7 +124,9 @@ class NextItemRecommender(InterestRecommender):
         logits = users @ against.T / self.settings.temperature
         is_target = items[:, 1:][real][:, None] == negatives
         logits = logits.masked_fill(is_target, -torch.inf)
-        return {"loss": (torch.logaddexp(toward, logits.logsumexp(dim=1)) - toward).mean()}
+        loss = torch.logaddexp(toward, logits.logsumexp(dim=1)) - toward
+        weight = real.sum()
+        return {"loss": loss.sum() / weight.clamp(min=1), "weight": weight}
 
     @torch.no_grad()
     def encode_user(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -53,7 +53,8 @@ class Regression(nn.Module):
     def forward(self, points):
         self.steps += 1
         loss = (self.layers(points)[:, 0] - points.sum(dim=1)).square().mean()
-        return {"loss": loss * math.nan if self.steps == self.not_a_number_at else loss}
+        loss = loss * math.nan if self.steps == self.not_a_number_at else loss
+        return {"loss": loss, "weight": torch.tensor(len(points))}
 
 
 class Run:
@@ -117,7 +118,7 @@ def assert_same_weights(found, expected):
 
 
 def checkpoints(directory):
-    return sorted(int(path.name.removeprefix("checkpoint-")) for path in directory.iterdir())
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in directory.glob("checkpoint-*"))
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
