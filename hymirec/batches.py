@@ -122,7 +122,8 @@ class BatchLoader(DataLoader):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
         )
+        self.batches = batches
 
     def set_epoch(self, epoch: int) -> None:
         """Go on to an epoch, counted from 0; the trainer calls this."""
-        self.batch_sampler.set_epoch(epoch)
+        self.batches.set_epoch(epoch)

@@ -1,8 +1,8 @@
 """What a training leaves on disk: checkpoints to resume from, and the word that it is done.
 
-    settings.json      what it was begun with; a call with other settings is refused
-    checkpoint-<step>  the library's: weights, optimizer, schedule, counters
-    finished.json      the checkpoint kept and its validation; written last
+settings.json      what it was begun with; a call with other settings is refused
+checkpoint-<step>  the library's: weights, optimizer, schedule, counters
+finished.json      the checkpoint kept and its validation; written last
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,7 +76,7 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def last_checkpoint(directory: Path) -> str | None:

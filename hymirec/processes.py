@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 def join_processes() -> None:
     """Meet the other processes, if `torchrun` started any."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        PartialState()
+        PartialState(cpu=not torch.accelerator.is_available())
 
 
 def num_processes() -> int:

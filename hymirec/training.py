@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -152,8 +153,9 @@ def _library_settings(
     in_bf16 = config.precision == "bf16" or (
         config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
     )
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(directory),
+        use_cpu=not torch.accelerator.is_available(),
         num_train_epochs=num_epochs,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -179,6 +181,9 @@ def _library_settings(
         log_level="error",
         seed=config.seed,
     )
+    # One process uses one GPU; the library would split its batches over all it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _train(
@@ -198,7 +203,7 @@ def _train(
     if config.recompute_activations:
         for part in model.modules():
             if isinstance(part, PreTrainedModel):
-                part.gradient_checkpointing_enable({"use_reentrant": False})
+                part.activation_checkpointing_enable()
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -226,8 +231,14 @@ def _train(
         for callback in list(trainer.callback_handler.callbacks):
             if type(callback).__name__ == printer:
                 trainer.remove_callback(callback)
+    share_buffers(model)
     directory = Path(arguments.output_dir)
-    trainer.train(resume_from_checkpoint=on_main(lambda: checkpoints.last_checkpoint(directory)))
+    with warnings.catch_warnings():
+        # The library has no other name yet for `ddp_broadcast_buffers`.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        trainer.train(
+            resume_from_checkpoint=on_main(lambda: checkpoints.last_checkpoint(directory))
+        )
     return trainer.state.best_global_step, best_validation(trainer.state)
 
 
@@ -252,7 +263,7 @@ class _Trainer(Trainer):
         step = self.state.global_step
         seed_step(self.args.seed, step, self.args.device)
         outputs = model(**inputs)
-        if not isinstance(outputs, Mapping) or not {"loss", "weight"} <= outputs.keys():
+        if outputs.get("loss") is None or outputs.get("weight") is None:
             raise HymirecError(f"{self.name}: the model returned no `loss` with its `weight`")
         loss, weight = outputs["loss"], outputs["weight"].detach().float()
         if num_processes() > 1:

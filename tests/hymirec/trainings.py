@@ -283,9 +283,7 @@ def shares(root):
 
     found = {
         "first stage": [run(f"first{n}", n, quiet) for n in (1, 2)],
-        "second stage": [
-            run(f"second{n}", n, lambda: recommender(dropout=0.0)) for n in (1, 2)
-        ],
+        "second stage": [run(f"second{n}", n, lambda: recommender(dropout=0.0)) for n in (1, 2)],
         "whole": run("whole", 2, random_all_over),
     }
     run("killed", 2, random_all_over, die_in_step=10)
