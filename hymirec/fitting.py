@@ -237,7 +237,7 @@ def interest_measures(
         `top_share`, the share of targets given to the busiest interest (1/S: evenly shared).
     """
     step = max(1, len(examples) // num_examples)
-    # Validation must not move the training's random numbers on.
+    # The same examples every time, and whoever calls keeps their random numbers.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         batch = examples.collate([examples[i] for i in range(0, len(examples), step)])

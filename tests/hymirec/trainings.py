@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,7 @@ def fork(work, **environment):
 def wait(*children):
     """Whether all ended well; False if one was killed."""
     ended = [os.waitpid(child, 0)[1] for child in children]
-    assert all(status in (0, signal.SIGKILL) for status in ended), ended
+    assert all(status in (0, signal.SIGKILL, signal.SIGALRM) for status in ended), ended
     return not any(ended)
 
 
@@ -171,6 +172,18 @@ def die_at(owner, name, call, half=None):
         return function(*args, **kwargs)
 
     setattr(owner, name, dying)
+
+
+def die_after(seconds):
+    """Set a clock at the first step that ends the process wherever it is by then."""
+    step = training._Trainer.training_step
+
+    def starting(*args, **kwargs):
+        training._Trainer.training_step = step
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # nothing handles its signal
+        return step(*args, **kwargs)
+
+    training._Trainer.training_step = starting
 
 
 def half_weights(tensors, path, **kwargs):
@@ -212,10 +225,9 @@ def remove_last(self):
 def kills(root):
     """Killed once at each moment, and at random ones until nothing is left to kill."""
 
-    def work(directory, moment=None):
+    def work(directory, prepare=lambda: None):
         def run():
-            if moment is not None:
-                MOMENTS[moment]()
+            prepare()
             train(directory, *next_item(dropout=0.2, texts_per_step=8))
 
         return run
@@ -232,16 +244,13 @@ def kills(root):
     found = {"whole": result(whole)}
     for moment in MOMENTS:
         directory = fresh(moment)
-        assert not wait(fork(work(directory, moment))), f"not killed: {moment}"
+        assert not wait(fork(work(directory, MOMENTS[moment]))), f"not killed: {moment}"
         assert wait(fork(work(directory)))
         found[moment] = result(directory)
     directory, rng, killed = fresh("at random"), random.Random(5), 0
     while True:
-        child = fork(work(directory))
-        if killed < 12:  # then let it end
-            time.sleep(rng.uniform(0.1, 1) * seconds)
-            os.kill(child, signal.SIGKILL)
-        if wait(child):
+        delay = rng.uniform(0.02, 0.3) * seconds if killed < 10 else 1000.0  # then let it end
+        if wait(fork(work(directory, partial(die_after, delay)))):
             break
         killed += 1
     found["at random"] = result(directory) | {"killed": killed}
