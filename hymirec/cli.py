@@ -91,10 +91,9 @@ def fit(
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `flows.settings`: others may use the cores
     from hymirec import fit as train_all
     from hymirec import get_recipe, load
-    from hymirec.processes import is_main, join_processes
+    from hymirec.processes import is_main
 
     settings = get_recipe(recipe).at_rate(learning_rate)
-    join_processes()
     try:
         fitted = train_all(load(data), settings, directory=directory / "training")
         if not is_main():

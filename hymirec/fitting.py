@@ -38,7 +38,7 @@ from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
 from hymirec.models.popularity import PopularityRecommender
 from hymirec.package import RecommenderPackage
-from hymirec.processes import on_main
+from hymirec.processes import join_processes, on_main
 from hymirec.recipes.base import Recipe
 from hymirec.schema import ITEM_ID
 from hymirec.splits import Case, LeaveLastSplit, count_items
@@ -89,6 +89,7 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
         UsageError: `directory` holds what was begun with other data or settings.
         HymirecError: see `hymirec.training.train`.
     """
+    join_processes()
     settings = {f"recipe.{name}": value for name, value in recipe.flat().items()}
     settings["data"] = dataset.digest()
     rates = ("recipe.first_training.learning_rate", "recipe.training.learning_rate")
