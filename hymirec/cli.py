@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +49,11 @@ def main() -> None:
     try:
         app()
     except HymirecError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        if _is_helper():
+            # The first process has met the same; `torchrun` stops it as soon as another ends.
+            time.sleep(2)
+        else:
+            err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
 
 
@@ -63,6 +69,49 @@ def pipeline(
     _print_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
+
+
+@app.command()
+def fit(
+    data: Annotated[Path, typer.Option(help="Folder with interactions and items.")],
+    directory: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and model.")],
+    recipe: RecipeOption = "small",
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of all trainings, in place of the recipe's.", min=1e-9)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, evaluate and save a model with nothing but the library; several processes may share.
+
+    Interrupted, it goes on where it stopped. `torchrun --nproc-per-node 2 -m hymirec fit …` trains
+    in two processes.
+    """
+    if not data.is_dir():
+        raise UsageError(f"{data} is not a folder")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `flows.settings`: others may use the cores
+    from hymirec import fit as train_all
+    from hymirec import get_recipe, load
+    from hymirec.processes import is_main
+
+    settings = get_recipe(recipe).at_rate(learning_rate)
+    try:
+        fitted = train_all(load(data), settings, directory=directory / "training")
+        if not is_main():
+            return
+        result = fitted.evaluate()
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("interrupted: the same command goes on from here") from error
+    # The model appears whole or not at all; one that was there before stays until then.
+    partial, model = directory / "model.partial", directory / "model"
+    shutil.rmtree(partial, ignore_errors=True)
+    fitted.package.save(partial)
+    shutil.rmtree(model, ignore_errors=True)
+    partial.rename(model)
+    (directory / "metrics.json").write_text(json.dumps(result, indent=2))
+    _print_table("test items ranked among all unseen", result)
+    out.print(f"the model is in {model}", soft_wrap=True)
+    if as_json:
+        print(json.dumps(result | {"model": str(model)}))
 
 
 @app.command()
@@ -185,6 +234,11 @@ def ui(
     os.execv(program, command)
 
 
+def _is_helper() -> bool:
+    """Whether `torchrun` started this process as one of several, and not as the first."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 def _show_progress() -> None:
     """Print our own progress to standard error, and nothing of the libraries' short of trouble."""
     if not sys.warnoptions:
@@ -194,7 +248,7 @@ def _show_progress() -> None:
     handler = logging.StreamHandler()
     for package in ("hymirec", "features", "flows", "serving"):
         logger = logging.getLogger(package)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.WARNING if _is_helper() else logging.INFO)
         logger.addHandler(handler)
         logger.propagate = False
 
@@ -227,19 +281,26 @@ def _run_pipeline(home: Path, data: Path, recipe: str) -> Any:
 
 
 def _print_metrics(result: Any) -> None:
-    table = Table(title=f"version {result.model_version}, test items ranked among all unseen")
-    table.add_column("")
-    names = ("R@10", "R@50", "R@200", "N@10", "N@50", "N@200")
-    for name in names:
-        table.add_column(name, justify="right")
-    for label, metrics in (("HyMiRec", result.metrics), ("popularity", result.popularity)):
-        table.add_row(label, *(f"{metrics[name]:.4f}" for name in names))
-    out.print(table)
+    _print_table(
+        f"version {result.model_version}, test items ranked among all unseen",
+        {"metrics": result.metrics, "popularity": result.popularity},
+    )
     if not result.promoted:
         out.print(
             "this version was not promoted: it does not beat popularity on R@10; "
             "an earlier champion, if there is one, goes on answering"
         )
+
+
+def _print_table(title: str, result: dict[str, dict[str, float]]) -> None:
+    table = Table(title=title)
+    table.add_column("")
+    names = ("R@10", "R@50", "R@200", "N@10", "N@50", "N@200")
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, part in (("HyMiRec", "metrics"), ("popularity", "popularity")):
+        table.add_row(label, *(f"{result[part][name]:.4f}" for name in names))
+    out.print(table)
 
 
 def _print_answer(answer: dict[str, Any]) -> None:

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from hymirec.checkpoints import check_settings
 from hymirec.codebook.residual import ResidualCodebook
 from hymirec.datasets import Dataset
 from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
@@ -33,8 +36,10 @@ from hymirec.inputs import (
 )
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
+from hymirec.models.popularity import PopularityRecommender
 from hymirec.models.sequence import SequenceRecommender
 from hymirec.package import RecommenderPackage
+from hymirec.processes import join_processes, on_main
 from hymirec.recipes.base import Recipe
 from hymirec.schema import ITEM_ID
 from hymirec.splits import Case, LeaveLastSplit, count_items
@@ -53,12 +58,26 @@ class Fitted:
     package: RecommenderPackage
     histories: dict[str, History]
 
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Rank every user's last event among all items not seen before it.
+
+        Returns:
+            `metrics` of the model and, for comparison, those of `popularity`.
+        """
+        index = number_items(self.package.items[ITEM_ID].tolist())
+        split = LeaveLastSplit([index_history(one, index) for one in self.histories.values()])
+        popularity = PopularityRecommender(count_items(split.training, len(index)))
+        return {
+            name: summarise(rank_cases(model, split.test))
+            for name, model in (("metrics", self.package.model), ("popularity", popularity))
+        }
+
 
 def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
-    """Train on a data set, all stages, with nothing running but this process.
+    """Train on a data set, all stages, without Feast, MLflow or Prefect.
 
     The last two events of a user are held back for validation and test, as everywhere; the
-    histories returned hold them.
+    histories returned hold them. Under `torchrun` all processes call this alike and get the same.
 
     Args:
         dataset: see `hymirec.datasets.load`.
@@ -68,7 +87,14 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
     Raises:
         DataError: an item of the interactions is not among the items, or no user has enough
             events.
+        UsageError: `directory` holds what was begun with other data or settings.
+        HymirecError: see `hymirec.training.train`.
     """
+    join_processes()
+    settings = {f"recipe.{name}": value for name, value in recipe.flat().items()}
+    settings["data"] = dataset.digest()
+    rates = ("recipe.first_training.learning_rate", "recipe.training.learning_rate")
+    on_main(lambda: check_settings(directory, settings, changeable=rates))
     item_ids = dataset.items[ITEM_ID].tolist()
     index = number_items(item_ids)
     unknown = set(dataset.interactions[ITEM_ID]) - index.keys()
@@ -80,9 +106,13 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
         recipe,
         directory=directory / "encoder",
     )
-    items = first_stage.item_vectors()
-    codebook = ResidualCodebook.fit(items[1:], recipe.codebook, seed=recipe.first_training.seed)
-    codes = codebook.encode(items[1:]).numpy()
+
+    def encode() -> tuple[Tensor, ResidualCodebook, NDArray[np.uint8]]:
+        items = first_stage.item_vectors()
+        codebook = ResidualCodebook.fit(items[1:], recipe.codebook, seed=recipe.first_training.seed)
+        return items, codebook, codebook.encode(items[1:]).numpy()
+
+    items, codebook, codes = on_main(encode)
     histories = build_histories(dataset.interactions, item_ids, codes, codebook.id)
     indexed = [index_history(history, index) for history in histories.values()]
     model = fit_recommender(
@@ -239,7 +269,7 @@ def interest_measures(
         `top_share`, the share of targets given to the busiest interest (1/S: evenly shared).
     """
     step = max(1, len(examples) // num_examples)
-    # Validation must not move the training's random numbers on.
+    # The same examples every time, and whoever calls keeps their random numbers.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         batch = examples.collate([examples[i] for i in range(0, len(examples), step)])

@@ -173,11 +173,14 @@ class HyMiRec(InterestRecommender):
             targets: int64 [B, C, W], the next items after each cut, 0 where there are no more.
 
         Returns:
-            `loss`; `overlap`, the mean cosine between two interests of a user; `top_share`, the
+            `loss`; `weight`, the number of cut points with a target, which the loss is a mean
+            over; `overlap`, the mean cosine between two interests of a user; `top_share`, the
             share of targets that the busiest interest was given.
         """
         window = targets.flatten(0, 1)  # [B·C, W]
         present = window != 0
+        # Drawn first: processes that share a batch draw alike only before dropout, whose size is
+        # that of their share.
         negatives = self.sampler(window)
         interests = self.interests_at(
             history_codes, recent_items, history_cuts=history_cuts, recent_cuts=recent_cuts
@@ -201,6 +204,7 @@ class HyMiRec(InterestRecommender):
             won = torch.bincount(owner[present], minlength=self.settings.num_interests)
         return {
             "loss": loss,
+            "weight": present.any(dim=1).sum(),
             "overlap": interest_overlap(interests.detach()),
             "top_share": won.max() / won.sum().clamp(min=1),
         }

@@ -124,8 +124,10 @@ class SequenceRecommender(InterestRecommender):
             items: int64 [B, T + 1], padded on the right with 0.
 
         Returns:
-            `loss`: InfoNCE over the batch's P targets, K shared negatives each.
+            `loss`: InfoNCE over the batch's P targets, K shared negatives each, 0 without any;
+            `weight`: P.
         """
+        # Drawn first: processes that share a batch draw alike only before dropout.
         negatives = self.sampler(items[:, 1:])
         distinct, place = torch.cat([items.flatten(), negatives.items]).unique(return_inverse=True)
         vectors = self.tower(distinct)  # [U, D]
@@ -143,7 +145,9 @@ class SequenceRecommender(InterestRecommender):
             false_negatives(targets[:, None], negatives.items, len(self.tower.occurrences) - 1),
             temperature=self.shared.temperature,
         )
-        return {"loss": info_nce(toward, mass[:, 0]).mean()}
+        weight = real.sum()
+        loss = info_nce(toward, mass[:, 0]).sum() / weight.clamp(min=1)
+        return {"loss": loss, "weight": weight}
 
     @torch.no_grad()
     def encode_user(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -26,6 +26,18 @@ class Recipe(BaseModel):
     recommender: HyMiRecConfig
     training: TrainingConfig
 
+    def at_rate(self, learning_rate: float | None) -> Recipe:
+        """The same with another learning rate in all trainings; None changes nothing."""
+        if learning_rate is None:
+            return self
+        other = {"learning_rate": learning_rate}
+        return self.model_copy(
+            update={
+                "first_training": self.first_training.model_copy(update=other),
+                "training": self.training.model_copy(update=other),
+            }
+        )
+
     def flat(self) -> dict[str, Any]:
         """Settings as `part.name: value`, the form that experiment trackers take."""
         return dict(_flatten("", self.model_dump(mode="json")))
