@@ -25,7 +25,7 @@ import torch
 from hymirec.codebook.residual import ResidualCodebook
 from hymirec.datasets.synthetic import World, WorldConfig, generate
 from hymirec.evaluation.metrics import summarise
-from hymirec.evaluation.protocol import rank_cases
+from hymirec.evaluation.protocol import rank_cases, window_recall
 from hymirec.evaluation.recovery import recovery
 from hymirec.examples import CutPointExamples
 from hymirec.fitting import fit_encoder, fit_recommender, interest_measures
@@ -33,7 +33,7 @@ from hymirec.inputs import IndexedHistory, index_interactions, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
 from hymirec.recipes import Recipe, get_recipe
-from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.schema import ITEM_ID, SOURCE_ROW, USER_ID
 from hymirec.splits import ColdItemSplit, LeaveLastSplit
 
 LONG_WINDOW = {"num_interests": 4, "window": 12, "merged_weight": 0.0}
@@ -53,7 +53,7 @@ class Part:
 
 PARTS = [
     Part("several interests", "recall", LONG_WINDOW, {"num_interests": 1}),
-    Part("window targets", "recall", LONG_WINDOW, {"window": 1}),
+    Part("window targets", "R@50 of the next 12", LONG_WINDOW, {"window": 1}),
     Part("one-to-one matching", "top_share", LONG_WINDOW, {"matching": "max"}, False),
     Part("coarse interests", "recall_of_older", LONG_WINDOW | {"num_recent": 5}, {"num_coarse": 0}),
     Part("indicator", "recall_of_older", LONG_WINDOW | {"num_recent": 5}, {"indicator": False}),
@@ -111,39 +111,30 @@ class Stage:
             split.training, num_recent=model.num_recent, max_history=model.max_history,
             num_cuts=model.settings.num_cuts, window=model.settings.window,
         )  # fmt: skip
-        topics = self.world.item_topics
+        topics, others = self.world.item_topics, self.coded(self.others)
         return (
             summarise(rank_cases(model, split.test))
             | interest_measures(model, examples)
-            | recovery(model, self.coded(self.others), self.planted, topics)
+            | recovery(model, others, self.planted, topics)
+            | {"R@50 of the next 12": window_recall(model, others, window=12, k=50)}
         )
 
-    def encoder_rows(self) -> list[dict[str, Any]]:
-        """Text and free vectors: each without the other, on cold and on warm items."""
+    def text_row(self) -> dict[str, Any]:
+        """Items that training never saw, with their text and with none."""
         items, histories = self.world.dataset.items, histories_of(self.world)
         split = ColdItemSplit.draw(histories, len(items), share=0.1, seed=0)
-
-        def train(name: str, **settings: Any) -> NextItemRecommender:
-            encoder = self.recipe.encoder.model_copy(update=settings)
-            recipe = self.recipe.model_copy(update={"encoder": encoder})
-            return fit_encoder(items, split.training, recipe, directory=self.work / name)[0]
 
         def recall(model: NextItemRecommender, cases: Any) -> float:
             return summarise(rank_cases(model, cases))["R@10"]
 
-        both, text = train("both"), train("text", free_vectors=False)
-        blank = items.assign(**{c: "" for c in items.columns if items[c].dtype == object
-                                and c != ITEM_ID})  # fmt: skip
+        with_text, _ = fit_encoder(items, split.training, self.recipe, directory=self.work / "text")
+        wordless = {column: "" for column in items if column not in (ITEM_ID, SOURCE_ROW)}
+        blank = items.assign(**wordless)
         vectors, _ = fit_encoder(
             blank, split.training, self.recipe, directory=self.work / "vectors"
         )
-        warm = LeaveLastSplit(split.training).test
-        return [
-            row(
-                "text", "R@10 of cold items", recall(both, split.test), recall(vectors, split.test)
-            ),
-            row("free vectors", "R@10 of warm items", recall(both, warm), recall(text, warm)),
-        ]
+        having, without = recall(with_text, split.test), recall(vectors, split.test)
+        return row("text", "R@10 of cold items", having, without)
 
 
 def row(
@@ -185,9 +176,8 @@ def compare(
                 found = row(part.name, part.measure, having, without, part.more_is_better)
                 rows.setdefault(part.name, []).append(found)
                 progress(f"seed {seed}: {found}")
-            for found in stage.encoder_rows() if encoder else []:
-                rows.setdefault(found["part"], []).append(found)
-                progress(f"seed {seed}: {found}")
+            if encoder:
+                rows.setdefault("text", []).append(stage.text_row())
     return [
         found[0] | {side: mean(one[side] for one in found) for side in ("with", "without")}
         for found in rows.values()

@@ -32,6 +32,7 @@ from transformers import (
 from transformers.trainer_utils import set_seed
 
 from hymirec import checkpoints
+from hymirec.allocator import keep_freed_memory
 from hymirec.batches import BatchLoader, SeededExamples, SharedBatches, seed_step
 from hymirec.errors import HymirecError, UsageError
 from hymirec.processes import (
@@ -199,6 +200,7 @@ def _train(
     steps_per_epoch: int,
 ) -> tuple[int, dict[str, float]]:
     """Train until done; the step whose weights validated best, and that validation."""
+    keep_freed_memory()
     set_seed(config.seed)
     if config.recompute_activations:
         for part in model.modules():
