@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -18,7 +19,14 @@ from torch import Tensor
 
 from hymirec.codebook.residual import ResidualCodebook
 from hymirec.datasets import Dataset
-from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
+from hymirec.encoder import (
+    PADDING_TOKEN,
+    ItemTower,
+    count_tokens,
+    item_texts,
+    make_tokenizer,
+    tokenise,
+)
 from hymirec.errors import DataError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
@@ -33,6 +41,7 @@ from hymirec.inputs import (
 )
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
+from hymirec.models.pretrained import without_adapters
 from hymirec.package import RecommenderPackage
 from hymirec.recipes.base import Recipe
 from hymirec.schema import ITEM_ID
@@ -115,19 +124,21 @@ def fit_encoder(
         log_metrics: called after every epoch.
 
     Returns:
-        The first-stage recommender, whose tower embeds items, and its tokenizer.
+        The first-stage recommender, whose tower embeds items and whose adapters, if it had any,
+        are merged into its weights; and its tokenizer.
     """
     split = LeaveLastSplit(histories)
     training = split.training
     texts = item_texts(items)
-    tokenizer = train_tokenizer(texts, recipe.encoder.vocab_size)
-    tokens = tokenise(tokenizer, texts, recipe.encoder.max_tokens)
-    padding = tokens.new_zeros(1, tokens.shape[1])
+    settings = recipe.encoder
+    tokenizer = make_tokenizer(settings, texts)
+    tokens = tokenise(tokenizer, texts, settings.max_tokens, item_token=settings.pooling == "last")
+    padding = tokens.new_full((1, tokens.shape[1]), PADDING_TOKEN)
     torch.manual_seed(recipe.first_training.seed)
     tower = ItemTower(
-        recipe.encoder,
+        settings,
         torch.cat([padding, tokens]),
-        tokenizer.get_vocab_size(),
+        count_tokens(tokenizer),
         count_items(training, len(items)),
     )
     tower.reread()
@@ -144,7 +155,7 @@ def fit_encoder(
         name="encoder",
         log_metrics=log_metrics,
     )
-    return model.eval(), tokenizer
+    return cast(NextItemRecommender, without_adapters(model)).eval(), tokenizer
 
 
 def fit_recommender(
@@ -194,7 +205,7 @@ def fit_recommender(
         name="recommender",
         log_metrics=log_metrics,
     )
-    return model.eval()
+    return cast(HyMiRec, without_adapters(model)).eval()
 
 
 @torch.no_grad()

@@ -30,7 +30,6 @@ from pydantic import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
-from transformers import LlamaModel
 
 from hymirec.codebook.residual import ResidualCodebook
 from hymirec.dmil import assign_targets, contrast, dmil_loss, merged_loss
@@ -41,6 +40,7 @@ from hymirec.models.layers import (
     build_backbone,
     token_scale,
 )
+from hymirec.models.pretrained import save_architecture, take_over, without_adapters
 from hymirec.negatives import sample_items
 
 
@@ -68,13 +68,17 @@ class HyMiRec(InterestRecommender):
 
     items: Tensor
 
-    def __init__(self, items: Tensor, codebook: ResidualCodebook, config: HyMiRecConfig) -> None:
+    def __init__(
+        self, items: Tensor, codebook: ResidualCodebook, config: HyMiRecConfig, *,
+        saved: Path | None = None,
+    ) -> None:  # fmt: skip
         """Make an untrained model.
 
         Args:
             items: unit item embeddings [number of items + 1, D]; row 0, padding, is zero.
             codebook: rebuilds the history from codes.
             config: settings.
+            saved: as in `hymirec.models.layers.build_backbone`.
         """
         super().__init__()
         width = items.shape[1]
@@ -82,7 +86,9 @@ class HyMiRec(InterestRecommender):
         self.register_buffer("items", items)
         self.codebook = codebook
         self.coarse = CoarseInterests(width, config)
-        self.backbone = build_backbone(width, config.backbone)
+        self.backbone = build_backbone(
+            width, config.backbone, max_tokens=config.num_recent + 1, saved=saved
+        )
         self.input_dropout = nn.Dropout(config.backbone.dropout)
         self.indicator = nn.Parameter(torch.randn(width))
         # Interests that start alike stay alike for epochs: orthogonal queries as large as the
@@ -93,7 +99,8 @@ class HyMiRec(InterestRecommender):
         """Write settings and weights; item embeddings and codebook are among the weights."""
         directory.mkdir(parents=True)
         (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
-        save_file(self.state_dict(), directory / "weights.safetensors")
+        save_file(without_adapters(self).state_dict(), directory / "weights.safetensors")
+        save_architecture(self.backbone, directory / "backbone")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -101,13 +108,13 @@ class HyMiRec(InterestRecommender):
         settings = HyMiRecConfig.model_validate_json((directory / "settings.json").read_text())
         weights = load_file(directory / "weights.safetensors")
         codebook = ResidualCodebook(weights["codebook.centroids"])
-        model = cls(weights["items"], codebook, settings)
+        model = cls(weights["items"], codebook, settings, saved=directory / "backbone")
         model.load_state_dict(weights)
         return model.eval()
 
-    def start_from(self, backbone: LlamaModel) -> None:
+    def start_from(self, backbone: nn.Module) -> None:
         """Take over the weights of a first-stage backbone of the same shape."""
-        self.backbone.load_state_dict(backbone.state_dict())
+        take_over(self.backbone, backbone)
 
     @property
     def max_history(self) -> int:

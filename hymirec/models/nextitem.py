@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 from hymirec.encoder import EncoderConfig, ItemTower
 from hymirec.models.base import InterestRecommender
 from hymirec.models.layers import BackboneConfig, build_backbone, token_scale
+from hymirec.models.pretrained import save_architecture, without_adapters
 from hymirec.negatives import sample_items
 
 
@@ -39,25 +40,32 @@ class NextItemConfig(BaseModel):
 class NextItemRecommender(InterestRecommender):
     """One interest a user: the backbone's output at the last item."""
 
-    def __init__(self, tower: ItemTower, config: NextItemConfig) -> None:
+    def __init__(
+        self, tower: ItemTower, config: NextItemConfig, *, saved: Path | None = None
+    ) -> None:
+        """Make a model; `saved` as in `hymirec.models.layers.build_backbone`."""
         super().__init__()
         self.settings = config
         self.tower = tower
-        self.backbone = build_backbone(tower.settings.width, config.backbone)
+        self.backbone = build_backbone(
+            tower.settings.width, config.backbone, max_tokens=config.num_recent, saved=saved
+        )
         self.input_dropout = nn.Dropout(config.backbone.dropout)
         self._vectors: Tensor | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module._forget_vectors())
 
     def save(self, directory: Path) -> None:
-        """Write settings and weights."""
+        """Write settings and weights, those of a pretrained backbone among them."""
         directory.mkdir(parents=True)
         settings = {
             "encoder": self.tower.settings.model_dump(mode="json"),
             "first_stage": self.settings.model_dump(mode="json"),
-            "vocab_size": self.tower.encoder.backbone.config.vocab_size,
+            "vocab_size": self.tower.encoder.vocab_size,
         }
         (directory / "settings.json").write_text(json.dumps(settings, indent=2))
-        save_file(self.state_dict(), directory / "weights.safetensors")
+        save_file(without_adapters(self).state_dict(), directory / "weights.safetensors")
+        save_architecture(self.tower.encoder.backbone, directory / "encoder")
+        save_architecture(self.backbone, directory / "backbone")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -69,8 +77,10 @@ class NextItemRecommender(InterestRecommender):
             weights["tower.tokens"],
             settings["vocab_size"],
             weights["tower.trained"],
+            saved=directory / "encoder",
         )
-        model = cls(tower, NextItemConfig.model_validate(settings["first_stage"]))
+        config = NextItemConfig.model_validate(settings["first_stage"])
+        model = cls(tower, config, saved=directory / "backbone")
         model.load_state_dict(weights)
         return model.eval()
 
