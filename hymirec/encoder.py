@@ -307,6 +307,11 @@ class ItemTower(nn.Module):
         """N, padding not counted."""
         return len(self.tokens) - 1
 
+    @property
+    def is_read(self) -> bool:
+        """Whether what was last read is what the encoder would read now: one that never learns."""
+        return not self.encoder.learns and bool(self.last_read.any())
+
     @torch.no_grad()
     def reread(self) -> None:
         """Read all texts."""
@@ -337,7 +342,7 @@ class ItemTower(nn.Module):
     @torch.no_grad()
     def embeddings(self) -> Tensor:
         """All item embeddings, [N + 1, D] at unit length; row 0, padding, is zero."""
-        if self.encoder.learns or not self.last_read.any():
+        if not self.is_read:
             self.reread()
         return self.embeddings_as_read()
 

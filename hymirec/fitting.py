@@ -17,6 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from hymirec.catalogue import read_catalogue
 from hymirec.codebook.residual import ResidualCodebook
 from hymirec.datasets import Dataset
 from hymirec.encoder import (
@@ -112,6 +113,7 @@ def fit_encoder(
     recipe: Recipe,
     *,
     directory: Path,
+    num_workers: int = 1,
     log_metrics: LogMetrics = lambda metrics, step: None,
 ) -> tuple[NextItemRecommender, Tokenizer]:
     """Stage 1: train the content encoder end to end on next items.
@@ -121,6 +123,7 @@ def fit_encoder(
         histories: all users' histories; their codes are not read.
         recipe: settings.
         directory: for checkpoints.
+        num_workers: processes that may read the catalogue, see `hymirec.catalogue`.
         log_metrics: called after every epoch.
 
     Returns:
@@ -141,7 +144,7 @@ def fit_encoder(
         count_tokens(tokenizer),
         count_items(training, len(items)),
     )
-    tower.reread()
+    read_catalogue(tower, directory / "first_read", num_workers=num_workers)
     model = NextItemRecommender(tower, recipe.first_stage)
     examples = NextItemExamples(training, recipe.first_stage.num_recent)
     cases = _some(split.validation)

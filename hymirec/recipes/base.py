@@ -10,6 +10,7 @@ from hymirec.codebook.residual import CodebookConfig
 from hymirec.encoder import EncoderConfig
 from hymirec.models.hymirec import HyMiRecConfig
 from hymirec.models.nextitem import NextItemConfig
+from hymirec.models.pretrained import PretrainedConfig
 from hymirec.training import TrainingConfig
 
 
@@ -25,6 +26,12 @@ class Recipe(BaseModel):
     codebook: CodebookConfig
     recommender: HyMiRecConfig
     training: TrainingConfig
+
+    def with_text_model(self, pretrained: PretrainedConfig) -> Recipe:
+        """Return the recipe with a pretrained model reading the item texts."""
+        backbone = self.encoder.backbone.model_copy(update={"pretrained": pretrained})
+        encoder = self.encoder.model_copy(update={"backbone": backbone})
+        return self.model_copy(update={"encoder": encoder})
 
     def flat(self) -> dict[str, Any]:
         """Settings as `part.name: value`, the form that experiment trackers take."""
