@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 TEXTS_PER_SHARD = 4096
 SECONDS_BETWEEN_REPORTS = 10.0
-SECONDS_WORTH_PROCESSES = 60.0
+SECONDS_WORTH_PROCESSES = 300.0
 """Left to read alone, by the pace so far, from which on worker processes are started."""
 MAX_WORKERS = 8
 MANIFEST = "catalogue.json"

@@ -9,10 +9,20 @@ import socket
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch.optim import AdamW
-from transformers import AutoModel, BertTokenizer, PreTrainedTokenizerFast, T5Config, T5Model
+from transformers import (
+    AutoModel,
+    BertTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+)
 
+from hymirec.datasets.synthetic import WorldConfig, generate
 from hymirec.encoder import (
     PADDING_TOKEN,
     ContentEncoder,
@@ -23,11 +33,20 @@ from hymirec.encoder import (
     tokenise,
 )
 from hymirec.errors import DataError, UsageError
+from hymirec.fitting import fit
 from hymirec.inputs import assemble
 from hymirec.models.hymirec import HyMiRec, HyMiRecConfig
 from hymirec.models.layers import BackboneConfig, build_backbone
 from hymirec.models.nextitem import NextItemConfig, NextItemRecommender
-from hymirec.models.pretrained import PretrainedConfig, digest, locate, without_adapters
+from hymirec.models.pretrained import (
+    PretrainedConfig,
+    digest,
+    download,
+    locate,
+    without_adapters,
+)
+from hymirec.package import RecommenderPackage
+from hymirec.recipes import get_recipe
 
 TEXTS = [
     "Title: Heat 1995 Content: crime thriller",
@@ -297,6 +316,36 @@ def test_hymirec_starts_from_a_pretrained_first_stage_and_is_saved_whole(
     torch.testing.assert_close(model.encode_user(inputs), answer, rtol=1e-4, atol=1e-5)
 
 
+def test_a_whole_run_on_pretrained_models_ends_in_a_package_that_stands_alone(
+    text_models, tmp_path
+):
+    world = generate(WorldConfig.tiny().model_copy(update={"num_users": 25}))
+    text = shutil.copytree(text_models["bert"], tmp_path / "text")
+    behaviour = shutil.copytree(text_models["gpt2"], tmp_path / "behaviour")
+    recipe = get_recipe("tiny").with_text_model(PretrainedConfig(source=str(text), lora_rank=2))
+    one = {"num_epochs": 1}
+    backbone = {"backbone": backbone_of(behaviour, tuning="lora", lora_rank=2)}
+    recipe = recipe.model_copy(
+        update={
+            "first_stage": recipe.first_stage.model_copy(update=backbone),
+            "first_training": recipe.first_training.model_copy(update=one),
+            "recommender": recipe.recommender.model_copy(update=backbone),
+            "training": recipe.training.model_copy(update=one),
+        }
+    )
+    fitted = fit(world.dataset, recipe, directory=tmp_path / "work")
+    fitted.package.save(tmp_path / "package")
+    shutil.rmtree(text)
+    shutil.rmtree(behaviour)
+    loaded = RecommenderPackage.load(tmp_path / "package")
+    for history in list(fitted.histories.values())[:3]:
+        found, _ = loaded.recommend(history, 10)
+        assert [one.item_id for one in found] == [
+            one.item_id for one in fitted.package.recommend(history, 10)[0]
+        ]
+    assert not any("lora" in name for name in loaded.model.state_dict())
+
+
 @every_causal
 def test_projections_come_with_the_width_and_the_table_of_tokens_goes(text_models, kind):
     backbone = build_backbone(8, backbone_of(text_models[kind]), max_tokens=40)
@@ -360,6 +409,25 @@ def test_unknown_models_are_refused_without_a_look_at_the_network(source, no_net
     assert source in str(caught.value)
     assert "--download" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_name_is_found_in_the_local_cache(text_models, tmp_path, monkeypatch, no_network):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--some-org--some-model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    snapshot = shutil.copytree(text_models["llama"], repository / "snapshots" / ("0" * 40))
+    assert locate("some-org/some-model") == snapshot
+    assert make_tower("some-org/some-model").embeddings().isfinite().all()
+
+
+def test_a_download_that_fails_says_why_in_one_line(monkeypatch):
+    def unreachable(name, **settings):
+        raise LocalEntryNotFoundError("the hub cannot be reached\nand more")
+
+    monkeypatch.setattr("hymirec.models.pretrained.snapshot_download", unreachable)
+    with pytest.raises(UsageError, match=r"a/b cannot be downloaded: the hub cannot be reached$"):
+        download("a/b")
 
 
 def broken(text_models, tmp_path, kind="llama"):
@@ -461,6 +529,20 @@ def test_histories_longer_than_the_model_reads_are_refused(text_models, kind, it
         HyMiRec(
             items, codebook, HyMiRecConfig(num_recent=40, backbone=backbone_of(text_models[kind]))
         )
+
+
+def test_positions_that_a_roberta_keeps_for_padding_do_not_count(text_models, tmp_path):
+    place = broken(text_models, tmp_path, "bert")
+    config = RobertaConfig(
+        vocab_size=200, hidden_size=12, intermediate_size=20, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=42, pad_token_id=1,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(place)
+    settings = EncoderConfig(max_tokens=40, backbone=backbone_of(place, tuning="frozen"))
+    encoder = ContentEncoder(settings, 200)
+    assert encoder(torch.full((1, 40), 7)).isfinite().all()
+    with pytest.raises(UsageError, match="no more than 40"):
+        ContentEncoder(settings.model_copy(update={"max_tokens": 41}), 200)
 
 
 def test_a_bidirectional_model_cannot_be_a_recommender(text_models):
