@@ -147,7 +147,10 @@ def _encode_in_processes(
     except ProcessException as error:
         reason = str(error).strip().splitlines()[-1]
         raise HymirecError(f"catalogue: a worker process failed: {reason}") from error
-    shutil.rmtree(place)
+    finally:
+        for process in context.processes:
+            process.terminate()
+        shutil.rmtree(place)
 
 
 def _work(worker: int, directory: Path, work: list[list[tuple[int, Tensor]]], threads: int) -> None:

@@ -28,9 +28,14 @@ class Recipe(BaseModel):
     training: TrainingConfig
 
     def with_text_model(self, pretrained: PretrainedConfig) -> Recipe:
-        """Return the recipe with a pretrained model reading the item texts."""
+        """Return the recipe with a pretrained model reading the item texts.
+
+        A frozen model never learns what the item token is for: the mean over a text's tokens
+        stands in for it.
+        """
         backbone = self.encoder.backbone.model_copy(update={"pretrained": pretrained})
-        encoder = self.encoder.model_copy(update={"backbone": backbone})
+        pooling = "mean" if pretrained.tuning == "frozen" else "last"
+        encoder = self.encoder.model_copy(update={"backbone": backbone, "pooling": pooling})
         return self.model_copy(update={"encoder": encoder})
 
     def flat(self) -> dict[str, Any]:

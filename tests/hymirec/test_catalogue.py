@@ -160,6 +160,8 @@ def test_several_processes_write_the_same_bytes_as_one(text_models, tmp_path, mo
 
 def test_a_worker_that_fails_says_why_in_one_line(tmp_path, monkeypatch):
     class Failed:
+        processes = ()
+
         def join(self, timeout):
             raise ProcessRaisedException("Traceback:\n  …\nIndexError: index 99", 0, 1234)
 

@@ -128,13 +128,14 @@ def test_unknown_recipes_are_refused_with_a_list_of_those_there_are():
 
 def test_a_text_model_changes_who_reads_and_nothing_else():
     recipe = get_recipe("tiny")
-    model = PretrainedConfig(source="some/model", tuning="full")
-    changed = recipe.with_text_model(model).flat()
-    differing = {name: value for name, value in changed.items() if recipe.flat()[name] != value}
-    assert differing == {
-        "encoder.backbone.pretrained.source": "some/model",
-        "encoder.backbone.pretrained.tuning": "full",
-    }
+    for tuning, pooling in (("full", {}), ("frozen", {"encoder.pooling": "mean"})):
+        model = PretrainedConfig(source="some/model", tuning=tuning)
+        changed = recipe.with_text_model(model).flat().items()
+        assert {name: value for name, value in changed if recipe.flat()[name] != value} == {
+            "encoder.backbone.pretrained.source": "some/model",
+            "encoder.backbone.pretrained.tuning": tuning,
+            **pooling,
+        }
 
 
 def test_unknown_settings_of_a_recipe_are_refused():
