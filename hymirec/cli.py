@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -39,6 +39,8 @@ JsonOption = Annotated[
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
 
+Tuning = Literal["full", "lora", "frozen"]
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -61,11 +63,21 @@ def main() -> None:
 def pipeline(
     data: Annotated[Path, typer.Option(help="Folder with interactions and items.")],
     recipe: RecipeOption = "small",
+    backbone: Annotated[
+        str,
+        typer.Option(help="Pretrained model that reads item texts: a directory or a hub name."),
+    ] = "",
+    tuning: Annotated[Tuning, typer.Option(help="How much of the backbone trains.")] = "frozen",
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the backbone from the Hugging Face hub.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Validate, encode, publish, train, evaluate, register and promote."""
-    result = _run_pipeline(home, data, recipe)
+    if not backbone and (download or tuning != "frozen"):
+        raise UsageError("--tuning and --download are about a --backbone; none is named")
+    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download)
     _print_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
@@ -261,13 +273,17 @@ def _configured(home: Path) -> Home:
     return place
 
 
-def _run_pipeline(home: Path, data: Path, recipe: str) -> Any:
+def _run_pipeline(
+    home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
+    *, download: bool = False,
+) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
     place = _configured(home)
     from hymirec.recipes import get_recipe
 
     get_recipe(recipe)
+    text_model = _text_model(backbone, tuning, download=download)
     place.create()
     # Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
     for sign in (signal.SIGINT, signal.SIGTERM):
@@ -275,9 +291,22 @@ def _run_pipeline(home: Path, data: Path, recipe: str) -> Any:
     from flows.pipeline import pipeline as flow
 
     try:
-        return flow(data=data.resolve(), home=place.root, recipe=recipe)
+        return flow(data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model)
     except KeyboardInterrupt as error:
         raise InterruptedRunError("interrupted: the same command goes on from here") from error
+
+
+def _text_model(backbone: str, tuning: Tuning, *, download: bool) -> Any:
+    from hymirec.models import pretrained
+
+    if download:
+        pretrained.download(backbone)
+    if backbone:
+        pretrained.locate(backbone)
+    # A run started elsewhere has to find the same directory.
+    path = Path(backbone).expanduser()
+    source = str(path.resolve()) if backbone and path.is_dir() else backbone
+    return pretrained.PretrainedConfig(source=source, tuning=tuning)
 
 
 def _print_metrics(result: Any) -> None:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,18 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from hymirec.catalogue import read_catalogue
 from hymirec.checkpoints import check_settings
 from hymirec.codebook.residual import ResidualCodebook
 from hymirec.datasets import Dataset
-from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
+from hymirec.encoder import (
+    PADDING_TOKEN,
+    ItemTower,
+    count_tokens,
+    item_texts,
+    make_tokenizer,
+    tokenise,
+)
 from hymirec.errors import DataError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
@@ -37,6 +46,7 @@ from hymirec.inputs import (
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
 from hymirec.models.popularity import PopularityRecommender
+from hymirec.models.pretrained import without_adapters
 from hymirec.models.sequence import SequenceRecommender
 from hymirec.package import RecommenderPackage
 from hymirec.processes import join_processes, on_main
@@ -134,6 +144,7 @@ def fit_encoder(
     recipe: Recipe,
     *,
     directory: Path,
+    num_workers: int = 1,
     log_metrics: LogMetrics = lambda metrics, step: None,
 ) -> tuple[NextItemRecommender, Tokenizer]:
     """Stage 1: train the content encoder end to end on next items.
@@ -143,25 +154,28 @@ def fit_encoder(
         histories: all users' histories; their codes are not read.
         recipe: settings.
         directory: for checkpoints.
+        num_workers: processes that may read the catalogue, see `hymirec.catalogue`.
         log_metrics: called after every epoch.
 
     Returns:
-        The first-stage recommender, whose tower embeds items, and its tokenizer.
+        The first-stage recommender, whose tower embeds items and whose adapters, if it had any,
+        are merged into its weights; and its tokenizer.
     """
     split = LeaveLastSplit(histories)
     training = split.training
     texts = item_texts(items)
-    tokenizer = train_tokenizer(texts, recipe.encoder.vocab_size)
-    tokens = tokenise(tokenizer, texts, recipe.encoder.max_tokens)
-    padding = tokens.new_zeros(1, tokens.shape[1])
+    settings = recipe.encoder
+    tokenizer = make_tokenizer(settings, texts)
+    tokens = tokenise(tokenizer, texts, settings.max_tokens, item_token=settings.pooling == "last")
+    padding = tokens.new_full((1, tokens.shape[1]), PADDING_TOKEN)
     torch.manual_seed(recipe.first_training.seed)
     tower = ItemTower(
-        recipe.encoder,
+        settings,
         torch.cat([padding, tokens]),
-        tokenizer.get_vocab_size(),
+        count_tokens(tokenizer),
         count_items(training, len(items)),
     )
-    tower.reread()
+    on_main(lambda: read_catalogue(tower, directory / "first_read", num_workers=num_workers))
     model = NextItemRecommender(tower, recipe.first_stage)
     fit_sequence_model(
         model,
@@ -171,7 +185,7 @@ def fit_encoder(
         name="encoder",
         log_metrics=log_metrics,
     )
-    return model, tokenizer
+    return cast(NextItemRecommender, without_adapters(model)), tokenizer
 
 
 def fit_sequence_model(
@@ -255,7 +269,7 @@ def fit_recommender(
         name="recommender",
         log_metrics=log_metrics,
     )
-    return model.eval()
+    return cast(HyMiRec, without_adapters(model)).eval()
 
 
 @torch.no_grad()

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
-    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -71,8 +70,6 @@ class TrainingConfig(BaseModel):
     in any case."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 on a GPU that computes in it, fp32 elsewhere. Weights stay fp32."""
-    recompute_activations: bool = False
-    """Save memory, at the cost of time, by running transformers backbones twice."""
 
 
 def train(
@@ -202,10 +199,6 @@ def _train(
     """Train until done; the step whose weights validated best, and that validation."""
     keep_freed_memory()
     set_seed(config.seed)
-    if config.recompute_activations:
-        for part in model.modules():
-            if isinstance(part, PreTrainedModel):
-                part.activation_checkpointing_enable()
     trainer = _Trainer(
         model=model,
         args=arguments,

@@ -30,7 +30,6 @@ from pydantic import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
-from transformers import LlamaModel
 
 from hymirec.codebook.residual import ResidualCodebook
 from hymirec.dmil import assign_targets, contrast, dmil_loss, merged_loss
@@ -41,6 +40,7 @@ from hymirec.models.layers import (
     build_backbone,
     token_scale,
 )
+from hymirec.models.pretrained import save_architecture, take_over, without_adapters
 from hymirec.negatives import NegativeSampler, Sampling, false_negatives
 
 Matching = Literal["hungarian", "max"]
@@ -83,6 +83,8 @@ class HyMiRec(InterestRecommender):
         codebook: ResidualCodebook,
         config: HyMiRecConfig,
         occurrences: Tensor | None = None,
+        *,
+        saved: Path | None = None,
     ) -> None:
         """Make an untrained model.
 
@@ -92,6 +94,7 @@ class HyMiRec(InterestRecommender):
             config: settings.
             occurrences: int64 [number of items + 1], how often an item occurs in training; only
                 negatives that are not uniform ask for it.
+            saved: as in `hymirec.models.layers.build_backbone`.
         """
         super().__init__()
         if occurrences is None:
@@ -102,7 +105,9 @@ class HyMiRec(InterestRecommender):
         self.codebook = codebook
         self.sampler = NegativeSampler(config.sampling, config.num_negatives, occurrences)
         self.coarse = CoarseInterests(width, config) if config.num_coarse else None
-        self.backbone = build_backbone(width, config.backbone)
+        self.backbone = build_backbone(
+            width, config.backbone, max_tokens=config.num_recent + 1, saved=saved
+        )
         self.input_dropout = nn.Dropout(config.backbone.dropout)
         self.indicator = nn.Parameter(torch.randn(width)) if config.indicator else None
         # Interests that start alike stay alike for epochs: orthogonal queries as large as the
@@ -113,7 +118,8 @@ class HyMiRec(InterestRecommender):
         """Write settings and weights; item embeddings and codebook are among the weights."""
         directory.mkdir(parents=True)
         (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
-        save_file(self.state_dict(), directory / "weights.safetensors")
+        save_file(without_adapters(self).state_dict(), directory / "weights.safetensors")
+        save_architecture(self.backbone, directory / "backbone")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -121,13 +127,13 @@ class HyMiRec(InterestRecommender):
         settings = HyMiRecConfig.model_validate_json((directory / "settings.json").read_text())
         weights = load_file(directory / "weights.safetensors")
         codebook = ResidualCodebook(weights["codebook.centroids"])
-        model = cls(weights["items"], codebook, settings)
+        model = cls(weights["items"], codebook, settings, saved=directory / "backbone")
         model.load_state_dict(weights)
         return model.eval()
 
-    def start_from(self, backbone: LlamaModel) -> None:
+    def start_from(self, backbone: nn.Module) -> None:
         """Take over the weights of a first-stage backbone of the same shape."""
-        self.backbone.load_state_dict(backbone.state_dict())
+        take_over(self.backbone, backbone)
 
     @property
     def max_history(self) -> int:
