@@ -99,7 +99,7 @@ def build_llama(
 def checkpoint_gradients(model: Any, config: BackboneConfig) -> None:
     """Switch a `transformers` model to computing activations twice, if the settings say so."""
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def token_scale(vectors: Tensor) -> Tensor:
