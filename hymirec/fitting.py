@@ -63,10 +63,12 @@ MAX_VALIDATION_CASES = 2000
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained recommender and the histories, by user id, that it can be asked about."""
+    """A trained recommender, the histories, by user id, that it can be asked about, and the first
+    stage it was trained from."""
 
     package: RecommenderPackage
     histories: dict[str, History]
+    first_stage: NextItemRecommender
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Rank every user's last event among all items not seen before it.
@@ -135,7 +137,7 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
         recipe=recipe.name,
         data_digest=dataset.digest(),
     )
-    return Fitted(package, histories)
+    return Fitted(package, histories, first_stage)
 
 
 def fit_encoder(
