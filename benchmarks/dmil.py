@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hymirec.codebook.residual import CodebookConfig, ResidualCodebook
+from hymirec.codebook import PRESETS, fit_codebook
 from hymirec.dmil import assign_targets, cluster_targets, contrast, dmil_loss
 from hymirec.models.hymirec import HyMiRec, HyMiRecConfig
 
@@ -79,7 +79,7 @@ def share_of_step(repeats: int) -> float:
     torch.manual_seed(0)
     items = normalize(torch.randn(5001, 64), dim=1)
     items[0] = 0
-    codebook = ResidualCodebook.fit(items[1:], CodebookConfig())
+    codebook = fit_codebook(items[1:], PRESETS["paper"])
     model = HyMiRec(items, codebook, HyMiRecConfig())
     users, cuts, length = 16, 16, 300
     settings = model.settings

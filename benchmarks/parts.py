@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from hymirec.codebook.residual import ResidualCodebook
+from hymirec.codebook import fit_codebook
 from hymirec.datasets.synthetic import World, WorldConfig, generate
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
@@ -72,7 +72,7 @@ class Stage:
             directory=work / "encoder",
         )  # fmt: skip
         self.vectors = self.first.item_vectors()
-        self.codebook = ResidualCodebook.fit(self.vectors[1:], self.recipe.codebook)
+        self.codebook = fit_codebook(self.vectors[1:], self.recipe.codebook)
         config = WorldConfig.tiny(seed).model_copy(update={"num_users": 150})
         self.others = generate(config)
         planted = self.others.interests.groupby(USER_ID)["topic"].agg(set)

@@ -39,7 +39,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from hymirec.codebook.residual import CodebookConfig, ResidualCodebook
+from hymirec.codebook import ResidualConfig, fit_codebook
 from hymirec.datasets import load
 from hymirec.datasets.synthetic import WorldConfig, generate
 from hymirec.evaluation.metrics import summarise
@@ -199,7 +199,7 @@ def growth_row(num_users: int, length: int, steps: int) -> dict[str, float]:
     torch.manual_seed(0)
     items = normalize(torch.randn(MAX_ITEMS + 1, WIDTH), dim=1)
     items[0] = 0
-    codebook = ResidualCodebook.fit(items[1:4097], CodebookConfig(num_iterations=3))
+    codebook = fit_codebook(items[1:4097], ResidualConfig(num_iterations=3))
     codes = codebook.encode(items).numpy()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     histories = []

@@ -15,7 +15,7 @@ from flows.data import DataRef
 from flows.steps import StepResult, run_step
 from flows.tracking import log_metrics, run_training_step
 from hymirec.catalogue import available_workers, embed_catalogue
-from hymirec.codebook.residual import ResidualCodebook
+from hymirec.codebook import Codebook, fit_codebook, load_codebook
 from hymirec.fitting import fit_encoder
 from hymirec.home import Home
 from hymirec.inputs import index_interactions, number_items
@@ -82,9 +82,7 @@ def build_codebook(home: Home, encoder: StepResult, recipe: Recipe, run_id: str)
 
     def work(output: Path, checkpoints: Path) -> None:
         embeddings = read_embeddings(encoder)[1:]
-        codebook = ResidualCodebook.fit(
-            embeddings, recipe.codebook, seed=recipe.first_training.seed
-        )
+        codebook = fit_codebook(embeddings, recipe.codebook, seed=recipe.first_training.seed)
         codebook.save(output / "codebook.safetensors")
         np.save(output / "codes.npy", codebook.encode(embeddings).numpy())
         health = codebook.health(embeddings) | {"bytes_per_item": float(codebook.bytes_per_item)}
@@ -97,9 +95,9 @@ def build_codebook(home: Home, encoder: StepResult, recipe: Recipe, run_id: str)
     return step
 
 
-def read_codebook(codebook: StepResult) -> ResidualCodebook:
+def read_codebook(codebook: StepResult) -> Codebook:
     """The fitted codebook."""
-    return ResidualCodebook.load(codebook.directory / "codebook.safetensors")
+    return load_codebook(codebook.directory / "codebook.safetensors")
 
 
 def read_codes(codebook: StepResult) -> NDArray[np.uint8]:

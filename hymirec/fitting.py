@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hymirec.catalogue import read_catalogue
 from hymirec.checkpoints import check_settings
-from hymirec.codebook.residual import ResidualCodebook
+from hymirec.codebook import Codebook, fit_codebook
 from hymirec.datasets import Dataset
 from hymirec.encoder import (
     PADDING_TOKEN,
@@ -119,9 +119,9 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
         directory=directory / "encoder",
     )
 
-    def encode() -> tuple[Tensor, ResidualCodebook, NDArray[np.uint8]]:
+    def encode() -> tuple[Tensor, Codebook, NDArray[np.uint8]]:
         items = first_stage.item_vectors()
-        codebook = ResidualCodebook.fit(items[1:], recipe.codebook, seed=recipe.first_training.seed)
+        codebook = fit_codebook(items[1:], recipe.codebook, seed=recipe.first_training.seed)
         return items, codebook, codebook.encode(items[1:]).numpy()
 
     items, codebook, codes = on_main(encode)
@@ -227,7 +227,7 @@ def fit_sequence_model(
 def fit_recommender(
     items: Tensor,
     first_stage: NextItemRecommender,
-    codebook: ResidualCodebook,
+    codebook: Codebook,
     histories: Sequence[IndexedHistory],
     recipe: Recipe,
     *,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hymirec.codebook.beam import ROWS, argmin
+
 SOFTNESS = 0.1
 """Within how much of a tie a point counts for several clusters, in standard deviations of the
 similarities."""
@@ -52,3 +54,67 @@ def balanced_cosine_kmeans(
         moved = sums.norm(dim=1, keepdim=True) > 0
         centroids = torch.where(moved, normalize(sums, dim=1), centroids)
     return centroids
+
+
+NARROWEST = 16
+"""Leading coordinates that `widening_kmeans` starts with."""
+ITERATIONS_NARROW, ITERATIONS_WIDE = 3, 6
+"""Iterations at each width but the full one, and at the full one."""
+POINTS_PER_CLUSTER = 32
+"""Points that one iteration looks at, in a sample that changes from one to the next."""
+
+
+def widening_kmeans(points: Tensor, num_clusters: int, *, generator: torch.Generator) -> Tensor:
+    """Cluster points whose coordinates are sorted by variance, in a few leading ones at first.
+
+    Among few coordinates k-means is quick and finds the coarse order of the points; each doubling
+    of the width starts from the groups of the one before. Iterations take turns over parts of the
+    points.
+
+    Args:
+        points: [N, D], N ≥ num_clusters, in no order that matters.
+        num_clusters: K.
+        generator: draws what the clusters start from, the first part, and a new place for a
+            cluster that lost its points.
+
+    Returns:
+        Centroids [K, D]: means over the last iterations, as many as take each point once.
+    """
+    num_points, full = points.shape
+    widths: list[int] = []
+    while (width := NARROWEST << (len(widths) // ITERATIONS_NARROW)) < full:
+        widths.append(width)
+    widths += [full] * ITERATIONS_WIDE
+    num_parts = max(1, round(num_points / (POINTS_PER_CLUSTER * num_clusters)))
+    first_part = int(torch.randint(num_parts, (), generator=generator))
+    averaged = min(num_parts, ITERATIONS_WIDE)
+    start = torch.randperm(num_points, generator=generator)[:num_clusters]
+    centroids = points[start.to(points.device)]
+    sums, sizes = torch.zeros_like(centroids), points.new_zeros(num_clusters)
+    for i, (width, next_width) in enumerate(zip(widths, [*widths[1:], full], strict=True)):
+        part = points[(first_part + i) % num_parts :: num_parts, :next_width].contiguous()
+        labels = nearest(part[:, :width], centroids[:, :width].contiguous())
+        part_sums = part.new_zeros(num_clusters, next_width).index_add_(0, labels, part)
+        part_sizes = torch.bincount(labels, minlength=num_clusters)
+        if i >= len(widths) - averaged:
+            sums += part_sums
+            sizes += part_sizes
+        centroids = _means(part_sums, part_sizes, part, generator)
+    return torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centroids)
+
+
+def nearest(points: Tensor, centroids: Tensor) -> Tensor:
+    """The centroid [K, D] closest to each point [N, D]: int64 [N]."""
+    half = centroids.pow(2).sum(dim=1) / 2
+    parts = [argmin(torch.addmm(half, part, centroids.T, alpha=-1)) for part in points.split(ROWS)]
+    return torch.cat(parts)
+
+
+def _means(sums: Tensor, sizes: Tensor, points: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean of each cluster; one without points moves to one of `points` drawn at random."""
+    means = sums / sizes.clamp(min=1)[:, None]
+    empty = (sizes == 0).nonzero()[:, 0]
+    if len(empty):
+        drawn = torch.randint(len(points), (len(empty),), generator=generator)
+        means[empty] = points[drawn.to(points.device)]
+    return means

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
-from hymirec.codebook.residual import ResidualCodebook
+from hymirec.codebook import Codebook, codebook_from_tensors
 from hymirec.dmil import assign_targets, contrast, dmil_loss, merged_loss
 from hymirec.models.base import InterestRecommender
 from hymirec.models.layers import (
@@ -80,7 +80,7 @@ class HyMiRec(InterestRecommender):
     def __init__(
         self,
         items: Tensor,
-        codebook: ResidualCodebook,
+        codebook: Codebook,
         config: HyMiRecConfig,
         occurrences: Tensor | None = None,
         *,
@@ -126,7 +126,7 @@ class HyMiRec(InterestRecommender):
         """Read what `save` wrote."""
         settings = HyMiRecConfig.model_validate_json((directory / "settings.json").read_text())
         weights = load_file(directory / "weights.safetensors")
-        codebook = ResidualCodebook(weights["codebook.centroids"])
+        codebook = codebook_from_tensors(weights, "codebook.")
         model = cls(weights["items"], codebook, settings, saved=directory / "backbone")
         model.load_state_dict(weights)
         return model.eval()

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from hymirec.codebook.residual import CodebookConfig
+from hymirec.codebook import CodebookConfig
 from hymirec.encoder import EncoderConfig
 from hymirec.models.hymirec import HyMiRecConfig
 from hymirec.models.nextitem import NextItemConfig

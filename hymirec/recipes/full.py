@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hymirec.codebook.residual import CodebookConfig
+from hymirec.codebook import PRESETS, ResidualConfig
 from hymirec.encoder import EncoderConfig
 from hymirec.models.hymirec import HyMiRecConfig
 from hymirec.models.layers import BackboneConfig
@@ -19,7 +19,7 @@ def small() -> Recipe:
         encoder=EncoderConfig(width=64, hidden_width=64, texts_per_step=64),
         first_stage=NextItemConfig(backbone=backbone, num_recent=100),
         first_training=TrainingConfig(num_epochs=30, batch_size=16, patience=8),
-        codebook=CodebookConfig(num_layers=3, num_entries=256),
+        codebook=PRESETS["paper"],
         recommender=HyMiRecConfig(backbone=backbone, num_recent=100),
         training=TrainingConfig(num_epochs=12, max_steps=2000, batch_size=16, patience=4),
     )
@@ -55,7 +55,7 @@ def tiny() -> Recipe:
         ),
         first_stage=NextItemConfig(backbone=backbone, num_recent=20, num_negatives=128),
         first_training=TrainingConfig(num_epochs=6, batch_size=16, learning_rate=3e-3),
-        codebook=CodebookConfig(num_layers=3, num_entries=32),
+        codebook=ResidualConfig(num_layers=3, num_entries=32),
         recommender=HyMiRecConfig(
             backbone=backbone, num_recent=20, num_cuts=8, coarse_layers=1, num_negatives=128
         ),

@@ -26,7 +26,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from hymirec.codebook.residual import CodebookConfig, ResidualCodebook
+from hymirec.codebook import ResidualCodebook, ResidualConfig
 from hymirec.inputs import IndexedHistory
 
 NUM_ITEMS, WIDTH = 40, 16
@@ -44,7 +44,7 @@ def items() -> Tensor:
 @pytest.fixture(scope="session")
 def codebook(items: Tensor) -> ResidualCodebook:
     """Two layers of eight entries: 6 bytes an item."""
-    return ResidualCodebook.fit(items[1:], CodebookConfig(num_layers=2, num_entries=8))
+    return ResidualCodebook.fit(items[1:], ResidualConfig(num_layers=2, num_entries=8))
 
 
 @pytest.fixture(scope="session")

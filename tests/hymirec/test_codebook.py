@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from hymirec.codebook import ResidualCodebook, ResidualConfig, load_codebook
 from hymirec.codebook.kmeans import balanced_cosine_kmeans
 from hymirec.codebook.packing import bytes_per_item, pack_codes, unpack_codes
-from hymirec.codebook.residual import CodebookConfig, ResidualCodebook
 
 
 def draw(*shape, seed=0):
@@ -17,7 +17,7 @@ def draw(*shape, seed=0):
 
 
 def fit(vectors, num_layers=3, num_entries=16, **settings):
-    config = CodebookConfig(num_layers=num_layers, num_entries=num_entries, **settings)
+    config = ResidualConfig(num_layers=num_layers, num_entries=num_entries, **settings)
     return ResidualCodebook.fit(vectors, config)
 
 
@@ -225,7 +225,7 @@ def test_batch_equals_single_and_batches_of_any_size():
 
 def test_fitting_is_repeatable_and_seeds_differ():
     vectors = draw(300, 8)
-    config = CodebookConfig(num_entries=16)
+    config = ResidualConfig(num_entries=16)
     first = ResidualCodebook.fit(vectors, config, seed=1)
     assert ResidualCodebook.fit(vectors, config, seed=1).id == first.id
     assert ResidualCodebook.fit(vectors, config, seed=2).id != first.id
@@ -239,7 +239,7 @@ def test_pool_is_cut_to_its_limit():
 def test_id_tells_content_and_survives_saving(tmp_path):
     codebook = fit(draw(50, 8))
     codebook.save(tmp_path / "codebook.safetensors")
-    loaded = ResidualCodebook.load(tmp_path / "codebook.safetensors")
+    loaded = load_codebook(tmp_path / "codebook.safetensors")
     assert torch.equal(loaded.centroids, codebook.centroids)
     assert loaded.id == codebook.id
     assert len(codebook.id) == 12
@@ -265,6 +265,7 @@ def test_health_of_a_case_done_by_hand():
     assert health == pytest.approx(
         {
             "cosine": (1 + 1 + 1 + 4 / 5) / 4,
+            "cosine_1": (1 + 1 + 1 + 4 / 5) / 4,
             "collision_rate": 2 / 4,
             "utilisation_1": 3 / 4,
             # Shares 1/2, 1/4, 1/4: an entropy of 3/2 bits.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hymirec.codebook.residual import ResidualCodebook
+from hymirec.codebook import Codebook, fit_codebook
 from hymirec.datasets.synthetic import World, WorldConfig, generate
 from hymirec.errors import DataError
 from hymirec.evaluation.metrics import summarise
@@ -33,7 +33,7 @@ class Fitted:
     world: World
     recipe: Recipe
     first: NextItemRecommender
-    codebook: ResidualCodebook
+    codebook: Codebook
     vectors: torch.Tensor
     histories: list[IndexedHistory]
 
@@ -70,7 +70,7 @@ def fitted(tmp_path_factory) -> Fitted:
     directory = tmp_path_factory.mktemp("encoder")
     first, _ = fit_encoder(world.dataset.items, histories_of(world), recipe, directory=directory)
     vectors = first.item_vectors()
-    codebook = ResidualCodebook.fit(vectors[1:], recipe.codebook)
+    codebook = fit_codebook(vectors[1:], recipe.codebook)
     result = Fitted(world, recipe, first, codebook, vectors, [])
     result.histories = result.code(world)
     return result
@@ -253,7 +253,7 @@ def test_interrupted_in_either_stage_a_run_ends_as_an_uninterrupted_one(
             log_metrics=log_metrics,
         )  # fmt: skip
         vectors = first.item_vectors()
-        codebook = ResidualCodebook.fit(vectors[1:], recipe.codebook)
+        codebook = fit_codebook(vectors[1:], recipe.codebook)
         codes = codebook.encode(vectors).numpy()
         coded = [IndexedHistory(history.items, codes[history.items]) for history in histories]
         return fit_recommender(

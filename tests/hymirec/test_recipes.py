@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hymirec.recipes
-from hymirec.codebook.residual import CodebookConfig, ResidualCodebook
+from hymirec.codebook import ResidualConfig, fit_codebook
 from hymirec.datasets.synthetic import WorldConfig, generate
 from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
 from hymirec.errors import UsageError
@@ -66,7 +66,7 @@ def test_recipe_builds_and_learns(name, shrunken):
     learn(first, examples, recipe.first_training.batch_size)
 
     vectors = first.eval().item_vectors()
-    codebook = ResidualCodebook.fit(vectors[1:], recipe.codebook)
+    codebook = fit_codebook(vectors[1:], recipe.codebook)
     codes = codebook.encode(vectors).numpy()
     coded = [IndexedHistory(history.items, codes[history.items]) for history in histories]
     model = HyMiRec(vectors, codebook, recipe.recommender)
@@ -144,4 +144,4 @@ def test_unknown_settings_of_a_recipe_are_refused():
     with pytest.raises(ValueError, match="num_interest"):
         Recipe.model_validate(settings)
     with pytest.raises(ValueError, match="layers"):
-        CodebookConfig(layers=3)
+        ResidualConfig(layers=3)

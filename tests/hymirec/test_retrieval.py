@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from hymirec.codebook.residual import ResidualCodebook
+from hymirec.codebook import ResidualCodebook
 from hymirec.errors import VersionError
 from hymirec.history import History
 from hymirec.inputs import assemble, index_history

@@ -23,7 +23,7 @@ import transformers.trainer
 from transformers import Trainer, TrainerState
 
 from hymirec import checkpoints, processes, training
-from hymirec.codebook.residual import CodebookConfig, ResidualCodebook
+from hymirec.codebook import ResidualCodebook, ResidualConfig
 from hymirec.encoder import EncoderConfig, ItemTower
 from hymirec.examples import CutPointExamples, NextItemExamples
 from hymirec.inputs import IndexedHistory
@@ -70,7 +70,7 @@ def recommender(dropout):
     torch.manual_seed(1)
     items = torch.nn.functional.normalize(torch.randn(NUM_ITEMS + 1, WIDTH), dim=1)
     items[0] = 0
-    codebook = ResidualCodebook.fit(items[1:], CodebookConfig(num_layers=2, num_entries=8))
+    codebook = ResidualCodebook.fit(items[1:], ResidualConfig(num_layers=2, num_entries=8))
     settings = HyMiRecConfig(
         backbone=BackboneConfig(num_layers=1, num_heads=2, dropout=dropout),
         num_recent=6, num_cuts=3, max_history=20, coarse_layers=1, num_negatives=16,

@@ -1,0 +1,81 @@
+"""Which codebook: by settings when fitting, by what a file or a model's weights hold afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hymirec.codebook.additive import AdditiveCodebook, AdditiveConfig
+from hymirec.codebook.base import Codebook
+from hymirec.codebook.residual import ResidualCodebook, ResidualConfig
+from hymirec.errors import DataError
+
+CodebookConfig = Annotated[ResidualConfig | AdditiveConfig, Field(discriminator="kind")]
+"""Settings of any codebook; `kind` tells which."""
+
+PRESETS: dict[str, ResidualConfig | AdditiveConfig] = {
+    "paper": ResidualConfig(num_layers=3, num_entries=256),
+    "compact": AdditiveConfig(num_layers=9, num_entries=256),
+    "euclidean": AdditiveConfig(num_layers=9, num_entries=256, beam=1, num_refits=0),
+}
+"""Nine bytes an item, three ways.
+
+`paper`: three indices and three scales. `compact`, our own: nine indices chosen together.
+`euclidean`: nine indices, each layer nearest to what the one before it left, the plain residual
+quantisation that the paper compares the cosine with.
+"""
+
+_KINDS: tuple[type[Codebook], ...] = (ResidualCodebook, AdditiveCodebook)
+
+
+def fit_codebook(
+    vectors: Tensor, config: ResidualConfig | AdditiveConfig, *, seed: int = 0
+) -> Codebook:
+    """Learn a codebook of the kind that the settings are of.
+
+    Args:
+        vectors: the base pool [N, D].
+        config: for example one of `PRESETS`.
+        seed: of the draws; the same vectors, settings and seed give the same codebook.
+
+    Raises:
+        DataError: there are no vectors, or some are not finite.
+    """
+    if isinstance(config, AdditiveConfig):
+        return AdditiveCodebook.fit(vectors, config, seed=seed)
+    return ResidualCodebook.fit(vectors, config, seed=seed)
+
+
+def codebook_from_tensors(tensors: Mapping[str, Tensor], prefix: str = "") -> Codebook:
+    """Rebuild a codebook from a state dict that holds it under `prefix`.
+
+    Raises:
+        DataError: no codebook is among the tensors.
+    """
+    inner = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    for kind in _KINDS:
+        if kind.tensor_name in inner:
+            return kind.from_tensors(inner)
+    names = " or ".join(prefix + kind.tensor_name for kind in _KINDS)
+    raise DataError(f"no codebook among the tensors {', '.join(sorted(tensors))}: no {names}")
+
+
+def load_codebook(path: Path) -> Codebook:
+    """Read what `Codebook.save` wrote, of whatever kind.
+
+    Raises:
+        DataError: the file holds no codebook.
+    """
+    try:
+        return codebook_from_tensors(load_file(path))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
