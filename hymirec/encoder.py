@@ -18,11 +18,11 @@ from typing import Any, Literal, Self
 
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from hymirec.errors import UsageError
 from hymirec.models.layers import BackboneConfig, build_llama, checkpoint_gradients
@@ -45,6 +45,8 @@ _SPECIAL_TOKENS = (PAD_TOKEN, UNKNOWN_TOKEN, ITEM_TOKEN)
 """The trainer gives them the ids 0, 1 and 2, in this order."""
 PADDING_TOKEN = -1
 """Where a row of token ids has ended. No vocabulary holds it; a text may hold any token it does."""
+START_SIZE = 0.02
+"""Of a coordinate of an item's own vector at the start, before it is brought to unit length."""
 TOKENS_PER_BATCH = 16_384
 """Of texts read together without gradients, padding counted."""
 
@@ -174,8 +176,9 @@ class EncoderConfig(BaseModel):
     last, at most some steps ago."""
     free_vectors: bool = True
     """Learn a vector of each item's own beside its text: behaviour that no title tells."""
-    free_dropout: float = Field(0.3, ge=0, le=1)
-    """Share of items whose own vector is left out in a step, so that text stands alone too."""
+    text_weight: NonNegativeFloat = 0.05
+    """Of the loss that teaches text to stand alone, beside vectors of the items' own."""
+    text_temperature: PositiveFloat = 0.07
 
 
 class ContentEncoder(nn.Module):
@@ -266,6 +269,11 @@ class ItemTower(nn.Module):
     Reading every text of a batch anew in every step would cost more than all else together, so a
     step reads `texts_per_step` of them with gradients and takes the others from a table of what
     was read last, which a training epoch goes through several times.
+
+    With vectors of the items' own, nothing makes text say much by itself; yet it is all that an
+    item without interactions has. So the texts read anew are also asked, each alone, which item of
+    the step they belong to. (Leaving the own vectors of some items out of a step teaches that too,
+    but a third of a sequence then reads as if nobody had ever taken it: docs/experiments.md.)
     """
 
     tokens: Tensor
@@ -297,7 +305,8 @@ class ItemTower(nn.Module):
         self.encoder = ContentEncoder(config, vocab_size, item_token=item_token, saved=saved)
         self.project = nn.Linear(self.encoder.hidden_width, config.width)
         self.free = nn.Embedding(len(tokens), config.width)
-        nn.init.normal_(self.free.weight, std=0.1)
+        # Only directions count: the shorter a vector, the further a step turns it.
+        nn.init.normal_(self.free.weight, std=START_SIZE)
         self.register_buffer("tokens", tokens)
         self.register_buffer("last_read", torch.zeros(len(tokens), self.encoder.hidden_width))
         self.register_buffer("occurrences", interactions)
@@ -321,23 +330,27 @@ class ItemTower(nn.Module):
             self.last_read[rows] = self.encoder(self.tokens[rows])
         self.train(training)
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Distinct item indices [U] to unit vectors [U, D]."""
+    def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Distinct item indices [U] to unit vectors [U, D] and the loss of text alone, a scalar.
+
+        The loss is zero outside training and where nothing but text makes the vectors.
+        """
         text = self.last_read[items]
+        fresh = torch.randperm(len(items), device=items.device)[: self.settings.texts_per_step]
         if self.training and self.encoder.learns:
-            fresh = torch.randperm(len(items), device=items.device)[: self.settings.texts_per_step]
             hidden = self.encoder(self.tokens[items[fresh]])
             text = text.index_copy(0, fresh, hidden)
             self.last_read[items[fresh]] = hidden.detach()
-        vectors = self.project(text)
-        if self.settings.free_vectors:
-            keep = self.occurrences[items] > 0
-            if self.training:
-                keep = keep & (
-                    torch.rand(len(items), device=items.device) >= self.settings.free_dropout
-                )
-            vectors = vectors + self.free(items) * keep[:, None]
-        return normalize(vectors, dim=1)
+        by_text = self.project(text)
+        if not self.settings.free_vectors:
+            return normalize(by_text, dim=1), by_text.new_zeros(())
+        known = self.occurrences[items] > 0
+        vectors = normalize(by_text + self.free(items) * known[:, None], dim=1)
+        if not self.training:
+            return vectors, by_text.new_zeros(())
+        alone = normalize(by_text[fresh], dim=1)
+        logits = alone @ vectors.detach().T / self.settings.text_temperature
+        return vectors, self.settings.text_weight * cross_entropy(logits, fresh)
 
     @torch.no_grad()
     def embeddings(self) -> Tensor:
@@ -351,7 +364,7 @@ class ItemTower(nn.Module):
         """The same, from what was last read in the texts."""
         training = self.training
         self.eval()
-        vectors = self(torch.arange(len(self.tokens), device=self.tokens.device))
+        vectors, _ = self(torch.arange(len(self.tokens), device=self.tokens.device))
         vectors[PADDING_INDEX] = 0
         self.train(training)
         return vectors

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from hymirec.encoder import (
     PADDING_TOKEN,
@@ -153,8 +154,32 @@ def test_a_training_step_reads_some_texts_with_gradients_and_keeps_what_it_read(
     stale = tower.last_read.clone()
     with torch.no_grad():
         tower.encoder.backbone.embed_tokens.weight += 0.5
-    tower(torch.tensor([1, 2, 3, 4])).sum().backward()
+    vectors, text_loss = tower(torch.tensor([1, 2, 3, 4]))
+    (vectors.sum() + text_loss).backward()
     changed = (tower.last_read != stale).any(dim=1)
     assert changed.sum() == CONFIG.texts_per_step
     assert not changed[0]
     assert tower.encoder.backbone.embed_tokens.weight.grad.isfinite().all()
+
+
+def test_loss_of_text_alone_asks_each_text_which_item_it_belongs_to(tokenizer):
+    backbone = CONFIG.backbone.model_copy(update={"dropout": 0.0})
+    config = CONFIG.model_copy(
+        update={"backbone": backbone, "texts_per_step": 4, "text_weight": 0.5}
+    )
+    tokens = tokenise(tokenizer, ["", *TEXTS], config.max_tokens)
+    tower = ItemTower(config, tokens, tokenizer.get_vocab_size(), torch.tensor([0, 1, 1, 0, 1]))
+    tower.reread()
+    tower.train()
+    items = torch.tensor([1, 2, 4])
+    vectors, loss = tower(items)
+    alone = normalize(tower.project(tower.last_read[items]), dim=1)
+    terms = []
+    for place in range(3):
+        likeness = torch.stack([alone[place] @ vector for vector in vectors]) / 0.07
+        terms.append(-likeness.softmax(dim=0)[place].log())
+    torch.testing.assert_close(loss, 0.5 * torch.stack(terms).mean())
+    loss.backward()
+    assert tower.free.weight.grad is None  # text follows the items, not the other way round
+    assert tower.project.weight.grad.any()
+    assert tower.eval()(items)[1] == 0

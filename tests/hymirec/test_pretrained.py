@@ -74,7 +74,7 @@ def backbone_of(source, **settings):
 def make_tower(source, pooling="last", **settings):
     config = EncoderConfig(
         width=8, backbone=backbone_of(source, **settings), pooling=pooling, max_tokens=20,
-        texts_per_step=4, free_dropout=0.0,
+        texts_per_step=4, text_weight=0.0,
     )  # fmt: skip
     tokenizer = make_tokenizer(config, TEXTS)
     tokens = tokenise(tokenizer, TEXTS, config.max_tokens, item_token=pooling == "last")

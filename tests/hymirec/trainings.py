@@ -48,7 +48,7 @@ def next_item(dropout, texts_per_step):
     tokens = torch.randint(3, 40, (NUM_ITEMS + 1, 5))
     tokens[0] = 0
     encoder = EncoderConfig(
-        width=WIDTH, hidden_width=WIDTH, texts_per_step=texts_per_step, free_dropout=dropout,
+        width=WIDTH, hidden_width=WIDTH, texts_per_step=texts_per_step, text_weight=dropout,
         backbone=BackboneConfig(num_layers=1, num_heads=2, dropout=dropout),
     )  # fmt: skip
     tower = ItemTower(encoder, tokens, 40, torch.ones(NUM_ITEMS + 1, dtype=torch.int64))
