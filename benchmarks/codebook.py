@@ -1,6 +1,7 @@
 """What a codebook keeps in so many bytes, beside FAISS's residual and product quantisers.
 
     python benchmarks/codebook.py [--quick] [--vectors FILE.npy|FILE.pt] [--bytes 6 9] [--repeats 3]
+                                  [--held-out] [--rows-only] [--threads 1]
 
 Prints one JSON object:
 
@@ -267,6 +268,7 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, nargs="+", help="sizes of a code")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch and of FAISS alike")
+    parser.add_argument("--rows-only", action="store_true", help="no recommender")
     parser.add_argument("--held-out", action="store_true", help="vectors not fitted on, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -275,7 +277,7 @@ def main() -> None:
     if options.vectors:
         vectors = read_vectors(options.vectors)
     else:
-        vectors = drawn_vectors(2560, 96) if options.quick else drawn_vectors(10_000)
+        vectors = drawn_vectors(2048, 64) if options.quick else drawn_vectors(10_000)
     sizes = options.bytes or ([6, 9] if options.quick else [6, 9, 12, 16, 24])
     repeats = 1 if options.quick else options.repeats
     rows = compare(vectors, sizes, repeats, options.held_out)
@@ -283,8 +285,10 @@ def main() -> None:
     result = {
         "rows": rows,
         "compression_2048d": round(2048 * 4 / wide.bytes_per_item, 1),
-        **{key: round(value, 4) for key, value in recall_from_codes(options.quick).items()},
     }
+    if not options.rows_only:
+        recalls = recall_from_codes(options.quick)
+        result |= {key: round(value, 4) for key, value in recalls.items()}
     print(json.dumps(result))
 
 

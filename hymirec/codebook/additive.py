@@ -84,13 +84,14 @@ class AdditiveCodebook(Codebook):
     def fit(cls, vectors: Tensor, config: AdditiveConfig, *, seed: int = 0) -> Self:
         """Learn the entries from a base pool of vectors [N, D].
 
-        With fewer vectors than entries, a layer has as many entries as there are vectors.
+        With fewer vectors than entries, a layer has as many entries as there are vectors. Works on
+        the CPU wherever the vectors are, and gives a codebook that is where they are.
 
         Raises:
             DataError: there are no vectors, or some are not finite.
         """
         generator = torch.Generator().manual_seed(seed)
-        pool = draw_pool(vectors, config.max_pool, generator)
+        pool = draw_pool(vectors, config.max_pool, generator).cpu()
         pool = pool[torch.randperm(len(pool), generator=generator)]
         num_entries = usable_entries(config.num_entries, len(pool))
         middle = pool.mean(dim=0)
@@ -103,7 +104,7 @@ class AdditiveCodebook(Codebook):
                 codes = beam_search.search(pool, entries, config.beam)
             entries = refit(pool, codes, entries, config.prior_weight)
         entries[0] += middle
-        return cls(entries, beam=config.beam)
+        return cls(entries.to(vectors.device), beam=config.beam)
 
     @property
     def bytes_per_item(self) -> int:

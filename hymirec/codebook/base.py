@@ -171,7 +171,7 @@ def checked_vectors(vectors: Tensor, width: int | None = None) -> Tensor:
         wanted = "N × D" if width is None else f"N × {width}"
         shape = " × ".join(str(size) for size in vectors.shape)
         raise DataError(f"codebook: vectors of shape {shape} where {wanted} are needed")
-    vectors = vectors.float()
+    vectors = vectors.detach().float()
     bad = ~vectors.pow(2).sum(dim=1).isfinite()
     if bad.any():
         raise DataError(

@@ -26,6 +26,8 @@ from hymirec.codebook.beam import _smallest, search
 from hymirec.codebook.kmeans import widening_kmeans
 from hymirec.codebook.packing import bytes_per_item, pack_codes, unpack_indices
 from hymirec.errors import DataError
+from hymirec.models.hymirec import HyMiRec, HyMiRecConfig
+from hymirec.models.layers import BackboneConfig
 
 
 def draw(*shape, seed=0):
@@ -371,6 +373,16 @@ def test_kinds_save_load_and_differ(tmp_path):
     assert AdditiveCodebook(entries + 1e-6).id != AdditiveCodebook(entries).id
     with pytest.raises(DataError, match="no codebook among the tensors items"):
         codebook_from_tensors({"items": vectors}, "codebook.")
+
+
+def test_a_model_carries_its_additive_codebook(items, tmp_path):
+    codebook = AdditiveCodebook.fit(items[1:], AdditiveConfig(num_layers=2, num_entries=8, beam=3))
+    config = HyMiRecConfig(backbone=BackboneConfig(num_layers=1, num_heads=2), coarse_layers=1)
+    HyMiRec(items, codebook, config).save(tmp_path / "model")
+    loaded = HyMiRec.load(tmp_path / "model").codebook
+    assert isinstance(loaded, AdditiveCodebook)
+    assert loaded.id == codebook.id
+    assert torch.equal(loaded.encode(items), codebook.encode(items))
 
 
 def test_presets_are_nine_bytes_and_settings_tell_their_kind():
