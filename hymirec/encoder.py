@@ -176,6 +176,9 @@ class EncoderConfig(BaseModel):
     last, at most some steps ago."""
     free_vectors: bool = True
     """Learn a vector of each item's own beside its text: behaviour that no title tells."""
+    text_size: PositiveFloat = 0.1
+    """Of a coordinate of what text says of an item at the start, where its own vector has
+    `START_SIZE`: the larger, the longer text leads."""
     text_weight: NonNegativeFloat = 0.05
     """Of the loss that teaches text to stand alone, beside vectors of the items' own."""
     text_temperature: PositiveFloat = 0.07
@@ -307,6 +310,8 @@ class ItemTower(nn.Module):
         self.free = nn.Embedding(len(tokens), config.width)
         # Only directions count: the shorter a vector, the further a step turns it.
         nn.init.normal_(self.free.weight, std=START_SIZE)
+        nn.init.normal_(self.project.weight, std=config.text_size * self.encoder.hidden_width**-0.5)
+        nn.init.zeros_(self.project.bias)
         self.register_buffer("tokens", tokens)
         self.register_buffer("last_read", torch.zeros(len(tokens), self.encoder.hidden_width))
         self.register_buffer("occurrences", interactions)
