@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test lint serve ui clean
+.PHONY: install demo test lint bench serve clean
 
 demo: .venv/installed
 	$(BIN)/hymirec demo
@@ -15,6 +15,14 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The peer needs another numpy, so it has an environment of its own.
+bench: .venv/installed .venv-peers/installed
+	$(BIN)/python benchmarks/dmil.py
+	$(BIN)/python benchmarks/codebook.py
+	$(BIN)/python benchmarks/training.py --peer-python .venv-peers/bin/python
+	$(BIN)/python benchmarks/parts.py
+	$(BIN)/python benchmarks/cold_items.py
 
 serve: .venv/installed
 	$(BIN)/hymirec serve
@@ -30,5 +38,11 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+.venv-peers/installed:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check 'rectools[torch]==0.19.0' \
+	    'torch==2.13.0'
+	touch $@
+
 clean:
-	rm -rf .venv .hymirec
+	rm -rf .venv .venv-peers .hymirec

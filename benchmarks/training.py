@@ -101,10 +101,10 @@ def train_ours(model: SASRec, split: LeaveLastSplit, num_epochs: int, stop_at: f
 
     config = TrainingConfig(num_epochs=num_epochs, max_steps=1_000_000, batch_size=64)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as work:
-        with contextlib.suppress(StopIteration):  # as good as was asked for
-            train(model, examples, examples.collate, validate, config,
-                  directory=Path(work) / "run", name="sasrec")  # fmt: skip
+    enough = contextlib.suppress(StopIteration)
+    with tempfile.TemporaryDirectory() as work, enough:
+        train(model, examples, examples.collate, validate, config,
+              directory=Path(work) / "run", name="sasrec")  # fmt: skip
     return time.perf_counter() - started - validating, epochs, best
 
 
@@ -143,8 +143,8 @@ def run_peer(
             "threads": torch.get_num_threads(),
         }  # fmt: skip
         process = subprocess.Popen(
-            [python.absolute(), PEER_SCRIPT.absolute(), json.dumps(settings)], stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, cwd=work,
+            [python.absolute(), PEER_SCRIPT.absolute(), json.dumps(settings)],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=work,
         )  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:

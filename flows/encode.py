@@ -14,11 +14,14 @@ from torch import Tensor
 from flows.data import DataRef
 from flows.steps import StepResult, run_step
 from flows.tracking import log_metrics, run_training_step
+from hymirec.catalogue import available_workers, embed_catalogue
 from hymirec.codebook import Codebook, fit_codebook, load_codebook
 from hymirec.fitting import fit_encoder
 from hymirec.home import Home
 from hymirec.inputs import index_interactions, number_items
+from hymirec.models.layers import BackboneConfig
 from hymirec.models.nextitem import NextItemRecommender
+from hymirec.models.pretrained import digest
 from hymirec.recipes import Recipe
 from hymirec.schema import ITEM_ID
 from hymirec.training import LogMetrics
@@ -35,17 +38,33 @@ def train_encoder(home: Home, data: DataRef, recipe: Recipe, run_id: str) -> Ste
             index_interactions(dataset.interactions, index),
             recipe,
             directory=checkpoints,
+            num_workers=available_workers(),
             log_metrics=log_metrics,
+        )
+        vectors = embed_catalogue(
+            model.tower, checkpoints / "catalogue", num_workers=available_workers()
         )
         model.save(output / "first_stage")
         tokenizer.save(str(output / "tokenizer.json"))
-        save_file({"items": model.item_vectors().contiguous()}, output / "embeddings.safetensors")
+        save_file({"items": vectors.contiguous()}, output / "embeddings.safetensors")
 
     inputs = {
         "data": data.digest,
         **recipe.model_dump(mode="json", include={"encoder", "first_stage", "first_training"}),
+        **source_digests(recipe.encoder.backbone, recipe.first_stage.backbone),
     }
     return run_training_step(home, "encoder", inputs, run_id, work)
+
+
+def source_digests(*backbones: BackboneConfig) -> dict[str, str]:
+    """Digests of the pretrained models that backbones start from, as inputs of a step.
+
+    Raises:
+        UsageError: one cannot be found.
+        DataError: one is not a model.
+    """
+    sources = {backbone.pretrained.source for backbone in backbones} - {""}
+    return {f"pretrained {source}": digest(source) for source in sources}
 
 
 def read_first_stage(encoder: StepResult) -> NextItemRecommender:

@@ -28,9 +28,11 @@ from flows.steps import StepResult, alone_in
 from flows.tracking import log_parameters, tracked_run
 from flows.validate import validate
 from hymirec.home import Home
+from hymirec.models.pretrained import PretrainedConfig
 from hymirec.recipes import Recipe, get_recipe
 
 FLOW_RUN_TAG = "prefect.flow_run_id"
+FROM_SCRATCH = PretrainedConfig()
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,21 @@ promote_task = step("promote")(promote)
 
 
 @flow(name="pipeline", validate_parameters=False)
-def pipeline(data: Path, home: Path, recipe: str) -> PipelineResult:
+def pipeline(
+    data: Path, home: Path, recipe: str, text_model: PretrainedConfig = FROM_SCRATCH
+) -> PipelineResult:
     """Validate, encode, publish, train, evaluate, register, promote.
 
     Args:
         data: a folder that `hymirec.datasets.load` reads.
         home: where all state goes.
         recipe: a name in `hymirec.recipes`.
+        text_model: reads the item texts in place of the recipe's own, if it has a source.
     """
     started = time.monotonic()
     settings: Recipe = get_recipe(recipe)
+    if text_model.source:
+        settings = settings.with_text_model(text_model)
     place = Home.at(home).create()
     tags = {FLOW_RUN_TAG: str(flow_run.get_id() or "")}
     with alone_in(place), tracked_run(place, settings.name, tags) as run_id:

@@ -9,7 +9,13 @@ import pandas as pd
 
 from features.offline import read_histories
 from flows.data import DataRef
-from flows.encode import read_codebook, read_embeddings, read_first_stage, read_items
+from flows.encode import (
+    read_codebook,
+    read_embeddings,
+    read_first_stage,
+    read_items,
+    source_digests,
+)
 from flows.steps import StepResult, run_step
 from flows.tracking import log_metrics, run_training_step
 from hymirec.evaluation.metrics import summarise
@@ -57,6 +63,7 @@ def train_recommender(
     inputs = {
         "codebook": codebook.digest,
         **recipe.model_dump(mode="json", include={"recommender", "training"}),
+        **source_digests(recipe.recommender.backbone),
     }
     return run_training_step(home, "recommender", inputs, run_id, work)
 

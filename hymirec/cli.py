@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -37,6 +39,8 @@ JsonOption = Annotated[
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
 
+Tuning = Literal["full", "lora", "frozen"]
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -47,7 +51,11 @@ def main() -> None:
     try:
         app()
     except HymirecError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        if _is_helper():
+            # The first process has met the same; `torchrun` stops it as soon as another ends.
+            time.sleep(2)
+        else:
+            err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
 
 
@@ -55,14 +63,67 @@ def main() -> None:
 def pipeline(
     data: Annotated[Path, typer.Option(help="Folder with interactions and items.")],
     recipe: RecipeOption = "small",
+    backbone: Annotated[
+        str,
+        typer.Option(help="Pretrained model that reads item texts: a directory or a hub name."),
+    ] = "",
+    tuning: Annotated[Tuning, typer.Option(help="How much of the backbone trains.")] = "frozen",
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the backbone from the Hugging Face hub.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Validate, encode, publish, train, evaluate, register and promote."""
-    result = _run_pipeline(home, data, recipe)
+    if not backbone and (download or tuning != "frozen"):
+        raise UsageError("--tuning and --download are about a --backbone; none is named")
+    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download)
     _print_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
+
+
+@app.command()
+def fit(
+    data: Annotated[Path, typer.Option(help="Folder with interactions and items.")],
+    directory: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and model.")],
+    recipe: RecipeOption = "small",
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of all trainings, in place of the recipe's.", min=1e-9)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, evaluate and save a model with nothing but the library; several processes may share.
+
+    Interrupted, it goes on where it stopped. `torchrun --nproc-per-node 2 -m hymirec fit …` trains
+    in two processes.
+    """
+    if not data.is_dir():
+        raise UsageError(f"{data} is not a folder")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `flows.settings`: others may use the cores
+    from hymirec import fit as train_all
+    from hymirec import get_recipe, load
+    from hymirec.processes import is_main
+
+    settings = get_recipe(recipe).at_rate(learning_rate)
+    try:
+        fitted = train_all(load(data), settings, directory=directory / "training")
+        if not is_main():
+            return
+        result = fitted.evaluate()
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("interrupted: the same command goes on from here") from error
+    # The model appears whole or not at all; one that was there before stays until then.
+    partial, model = directory / "model.partial", directory / "model"
+    shutil.rmtree(partial, ignore_errors=True)
+    fitted.package.save(partial)
+    shutil.rmtree(model, ignore_errors=True)
+    partial.rename(model)
+    (directory / "metrics.json").write_text(json.dumps(result, indent=2))
+    _print_table("test items ranked among all unseen", result)
+    out.print(f"the model is in {model}", soft_wrap=True)
+    if as_json:
+        print(json.dumps(result | {"model": str(model)}))
 
 
 @app.command()
@@ -185,6 +246,11 @@ def ui(
     os.execv(program, command)
 
 
+def _is_helper() -> bool:
+    """Whether `torchrun` started this process as one of several, and not as the first."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 def _show_progress() -> None:
     """Print our own progress to standard error, and nothing of the libraries' short of trouble."""
     if not sys.warnoptions:
@@ -194,7 +260,7 @@ def _show_progress() -> None:
     handler = logging.StreamHandler()
     for package in ("hymirec", "features", "flows", "serving"):
         logger = logging.getLogger(package)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.WARNING if _is_helper() else logging.INFO)
         logger.addHandler(handler)
         logger.propagate = False
 
@@ -207,13 +273,17 @@ def _configured(home: Path) -> Home:
     return place
 
 
-def _run_pipeline(home: Path, data: Path, recipe: str) -> Any:
+def _run_pipeline(
+    home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
+    *, download: bool = False,
+) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
     place = _configured(home)
     from hymirec.recipes import get_recipe
 
     get_recipe(recipe)
+    text_model = _text_model(backbone, tuning, download=download)
     place.create()
     # Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
     for sign in (signal.SIGINT, signal.SIGTERM):
@@ -221,25 +291,45 @@ def _run_pipeline(home: Path, data: Path, recipe: str) -> Any:
     from flows.pipeline import pipeline as flow
 
     try:
-        return flow(data=data.resolve(), home=place.root, recipe=recipe)
+        return flow(data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model)
     except KeyboardInterrupt as error:
         raise InterruptedRunError("interrupted: the same command goes on from here") from error
 
 
+def _text_model(backbone: str, tuning: Tuning, *, download: bool) -> Any:
+    from hymirec.models import pretrained
+
+    if download:
+        pretrained.download(backbone)
+    if backbone:
+        pretrained.locate(backbone)
+    # A run started elsewhere has to find the same directory.
+    path = Path(backbone).expanduser()
+    source = str(path.resolve()) if backbone and path.is_dir() else backbone
+    return pretrained.PretrainedConfig(source=source, tuning=tuning)
+
+
 def _print_metrics(result: Any) -> None:
-    table = Table(title=f"version {result.model_version}, test items ranked among all unseen")
-    table.add_column("")
-    names = ("R@10", "R@50", "R@200", "N@10", "N@50", "N@200")
-    for name in names:
-        table.add_column(name, justify="right")
-    for label, metrics in (("HyMiRec", result.metrics), ("popularity", result.popularity)):
-        table.add_row(label, *(f"{metrics[name]:.4f}" for name in names))
-    out.print(table)
+    _print_table(
+        f"version {result.model_version}, test items ranked among all unseen",
+        {"metrics": result.metrics, "popularity": result.popularity},
+    )
     if not result.promoted:
         out.print(
             "this version was not promoted: it does not beat popularity on R@10; "
             "an earlier champion, if there is one, goes on answering"
         )
+
+
+def _print_table(title: str, result: dict[str, dict[str, float]]) -> None:
+    table = Table(title=title)
+    table.add_column("")
+    names = ("R@10", "R@50", "R@200", "N@10", "N@50", "N@200")
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, part in (("HyMiRec", "metrics"), ("popularity", "popularity")):
+        table.add_row(label, *(f"{result[part][name]:.4f}" for name in names))
+    out.print(table)
 
 
 def _print_answer(answer: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Training examples: what is cut out of a history, drawn anew every time.
 
-C cut points, W window, N recent items. Positions are drawn from torch's global generator, whose
-state a checkpoint keeps, so that a resumed training sees what an uninterrupted one would.
+C cut points, W window, N recent items. Positions are drawn from torch's global generator, which the
+trainer seeds for every example (`hymirec.batches`), so that a resumed training sees what an
+uninterrupted one would.
 """
 
 from __future__ import annotations

@@ -10,15 +10,27 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from hymirec.catalogue import read_catalogue
+from hymirec.checkpoints import check_settings
 from hymirec.codebook import Codebook, fit_codebook
 from hymirec.datasets import Dataset
-from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
+from hymirec.encoder import (
+    PADDING_TOKEN,
+    ItemTower,
+    count_tokens,
+    item_texts,
+    make_tokenizer,
+    tokenise,
+)
 from hymirec.errors import DataError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
@@ -33,8 +45,11 @@ from hymirec.inputs import (
 )
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
+from hymirec.models.popularity import PopularityRecommender
+from hymirec.models.pretrained import without_adapters
 from hymirec.models.sequence import SequenceRecommender
 from hymirec.package import RecommenderPackage
+from hymirec.processes import join_processes, on_main
 from hymirec.recipes.base import Recipe
 from hymirec.schema import ITEM_ID
 from hymirec.splits import Case, LeaveLastSplit, count_items
@@ -48,17 +63,33 @@ MAX_VALIDATION_CASES = 2000
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained recommender and the histories, by user id, that it can be asked about."""
+    """A trained recommender, the histories, by user id, that it can be asked about, and the first
+    stage it was trained from."""
 
     package: RecommenderPackage
     histories: dict[str, History]
+    first_stage: NextItemRecommender
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Rank every user's last event among all items not seen before it.
+
+        Returns:
+            `metrics` of the model and, for comparison, those of `popularity`.
+        """
+        index = number_items(self.package.items[ITEM_ID].tolist())
+        split = LeaveLastSplit([index_history(one, index) for one in self.histories.values()])
+        popularity = PopularityRecommender(count_items(split.training, len(index)))
+        return {
+            name: summarise(rank_cases(model, split.test))
+            for name, model in (("metrics", self.package.model), ("popularity", popularity))
+        }
 
 
 def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
-    """Train on a data set, all stages, with nothing running but this process.
+    """Train on a data set, all stages, without Feast, MLflow or Prefect.
 
     The last two events of a user are held back for validation and test, as everywhere; the
-    histories returned hold them.
+    histories returned hold them. Under `torchrun` all processes call this alike and get the same.
 
     Args:
         dataset: see `hymirec.datasets.load`.
@@ -68,7 +99,14 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
     Raises:
         DataError: an item of the interactions is not among the items, or no user has enough
             events.
+        UsageError: `directory` holds what was begun with other data or settings.
+        HymirecError: see `hymirec.training.train`.
     """
+    join_processes()
+    settings = {f"recipe.{name}": value for name, value in recipe.flat().items()}
+    settings["data"] = dataset.digest()
+    rates = ("recipe.first_training.learning_rate", "recipe.training.learning_rate")
+    on_main(lambda: check_settings(directory, settings, changeable=rates))
     item_ids = dataset.items[ITEM_ID].tolist()
     index = number_items(item_ids)
     unknown = set(dataset.interactions[ITEM_ID]) - index.keys()
@@ -80,9 +118,13 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
         recipe,
         directory=directory / "encoder",
     )
-    items = first_stage.item_vectors()
-    codebook = fit_codebook(items[1:], recipe.codebook, seed=recipe.first_training.seed)
-    codes = codebook.encode(items[1:]).numpy()
+
+    def encode() -> tuple[Tensor, Codebook, NDArray[np.uint8]]:
+        items = first_stage.item_vectors()
+        codebook = fit_codebook(items[1:], recipe.codebook, seed=recipe.first_training.seed)
+        return items, codebook, codebook.encode(items[1:]).numpy()
+
+    items, codebook, codes = on_main(encode)
     histories = build_histories(dataset.interactions, item_ids, codes, codebook.id)
     indexed = [index_history(history, index) for history in histories.values()]
     model = fit_recommender(
@@ -95,7 +137,7 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
         recipe=recipe.name,
         data_digest=dataset.digest(),
     )
-    return Fitted(package, histories)
+    return Fitted(package, histories, first_stage)
 
 
 def fit_encoder(
@@ -104,6 +146,7 @@ def fit_encoder(
     recipe: Recipe,
     *,
     directory: Path,
+    num_workers: int = 1,
     log_metrics: LogMetrics = lambda metrics, step: None,
 ) -> tuple[NextItemRecommender, Tokenizer]:
     """Stage 1: train the content encoder end to end on next items.
@@ -113,25 +156,28 @@ def fit_encoder(
         histories: all users' histories; their codes are not read.
         recipe: settings.
         directory: for checkpoints.
+        num_workers: processes that may read the catalogue, see `hymirec.catalogue`.
         log_metrics: called after every epoch.
 
     Returns:
-        The first-stage recommender, whose tower embeds items, and its tokenizer.
+        The first-stage recommender, whose tower embeds items and whose adapters, if it had any,
+        are merged into its weights; and its tokenizer.
     """
     split = LeaveLastSplit(histories)
     training = split.training
     texts = item_texts(items)
-    tokenizer = train_tokenizer(texts, recipe.encoder.vocab_size)
-    tokens = tokenise(tokenizer, texts, recipe.encoder.max_tokens)
-    padding = tokens.new_zeros(1, tokens.shape[1])
+    settings = recipe.encoder
+    tokenizer = make_tokenizer(settings, texts)
+    tokens = tokenise(tokenizer, texts, settings.max_tokens, item_token=settings.pooling == "last")
+    padding = tokens.new_full((1, tokens.shape[1]), PADDING_TOKEN)
     torch.manual_seed(recipe.first_training.seed)
     tower = ItemTower(
-        recipe.encoder,
+        settings,
         torch.cat([padding, tokens]),
-        tokenizer.get_vocab_size(),
+        count_tokens(tokenizer),
         count_items(training, len(items)),
     )
-    tower.reread()
+    on_main(lambda: read_catalogue(tower, directory / "first_read", num_workers=num_workers))
     model = NextItemRecommender(tower, recipe.first_stage)
     fit_sequence_model(
         model,
@@ -141,7 +187,7 @@ def fit_encoder(
         name="encoder",
         log_metrics=log_metrics,
     )
-    return model, tokenizer
+    return cast(NextItemRecommender, without_adapters(model)), tokenizer
 
 
 def fit_sequence_model(
@@ -225,7 +271,7 @@ def fit_recommender(
         name="recommender",
         log_metrics=log_metrics,
     )
-    return model.eval()
+    return cast(HyMiRec, without_adapters(model)).eval()
 
 
 @torch.no_grad()
@@ -239,7 +285,7 @@ def interest_measures(
         `top_share`, the share of targets given to the busiest interest (1/S: evenly shared).
     """
     step = max(1, len(examples) // num_examples)
-    # Validation must not move the training's random numbers on.
+    # The same examples every time, and whoever calls keeps their random numbers.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         batch = examples.collate([examples[i] for i in range(0, len(examples), step)])

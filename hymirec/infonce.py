@@ -44,7 +44,11 @@ def log_mass(
         [B, S], log m(r) of each query; [B], the same of each user's best query for every
         negative: log Σ_n max_s e^{r_s·n/τ + correction_n}.
     """
-    return _LogMass.apply(queries, negatives, correction, *false_negative, temperature)
+    # In full precision even where the model is in half: a sum of a thousand exponentials.
+    precise = torch.promote_types(torch.promote_types(queries.dtype, negatives.dtype), torch.float)
+    queries, negatives = queries.to(precise), negatives.to(precise)
+    with torch.autocast(queries.device.type, enabled=False):
+        return _LogMass.apply(queries, negatives, correction, *false_negative, temperature)
 
 
 class _LogMass(torch.autograd.Function):

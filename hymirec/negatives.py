@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 Sampling = Literal["uniform", "popularity", "in_batch"]
 """`uniform` over the catalogue; `popularity`, by how often an item occurs in training;
-`in_batch`, the targets of the batch itself, which costs no further item vectors."""
+`in_batch`, the targets of the batch itself, which costs no further item vectors; of several
+processes each then has negatives of its own."""
 
 
 class Negatives(NamedTuple):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hymirec.evaluation.metrics import rank_of_target, summarise
-from hymirec.inputs import assemble
+from hymirec.inputs import IndexedHistory, assemble
 from hymirec.models.base import Recommender
 from hymirec.splits import Case
 
@@ -47,6 +48,36 @@ def rank_cases(
         ranks[places] = rank_of_target(scores, targets, excluded).cpu()
     model.train(training)
     return ranks
+
+
+@torch.no_grad()
+def window_recall(
+    model: Recommender, histories: Sequence[IndexedHistory], *, window: int, k: int
+) -> float:
+    """Share of the last `window` events of users that are in the list made before them.
+
+    Items seen before count neither as listed nor as events.
+
+    Args:
+        model: in evaluation mode.
+        histories: those with no more than `window` events are left out.
+        window: events at the end of a history that are held back.
+        k: length of the list.
+    """
+    asked = [history for history in histories if len(history) > window]
+    known = [history.until(len(history) - window) for history in asked]
+    scores = model.score(
+        assemble(known, max_history=model.max_history, num_recent=model.num_recent)
+    )
+    for row, history in zip(scores, known, strict=True):
+        row[[0, *history.items.tolist()]] = -torch.inf
+    listed = scores.topk(k, dim=1).indices
+    shares = []
+    for row, history, before in zip(listed, asked, known, strict=True):
+        ahead = set(history.items[-window:].tolist()) - set(before.items.tolist())
+        if ahead:
+            shares.append(len(ahead & set(row.tolist())) / len(ahead))
+    return float(np.mean(shares))
 
 
 def cold_metrics(ranks: Tensor, cases: Sequence[Case], occurrences: Tensor) -> dict[str, float]:

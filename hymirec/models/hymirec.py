@@ -30,7 +30,6 @@ from pydantic import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
-from transformers import LlamaModel
 
 from hymirec.codebook import Codebook, codebook_from_tensors
 from hymirec.dmil import assign_targets, contrast, dmil_loss, merged_loss
@@ -41,6 +40,7 @@ from hymirec.models.layers import (
     build_backbone,
     token_scale,
 )
+from hymirec.models.pretrained import save_architecture, take_over, without_adapters
 from hymirec.negatives import NegativeSampler, Sampling, false_negatives
 
 Matching = Literal["hungarian", "max"]
@@ -83,6 +83,8 @@ class HyMiRec(InterestRecommender):
         codebook: Codebook,
         config: HyMiRecConfig,
         occurrences: Tensor | None = None,
+        *,
+        saved: Path | None = None,
     ) -> None:
         """Make an untrained model.
 
@@ -92,6 +94,7 @@ class HyMiRec(InterestRecommender):
             config: settings.
             occurrences: int64 [number of items + 1], how often an item occurs in training; only
                 negatives that are not uniform ask for it.
+            saved: as in `hymirec.models.layers.build_backbone`.
         """
         super().__init__()
         if occurrences is None:
@@ -102,7 +105,9 @@ class HyMiRec(InterestRecommender):
         self.codebook = codebook
         self.sampler = NegativeSampler(config.sampling, config.num_negatives, occurrences)
         self.coarse = CoarseInterests(width, config) if config.num_coarse else None
-        self.backbone = build_backbone(width, config.backbone)
+        self.backbone = build_backbone(
+            width, config.backbone, max_tokens=config.num_recent + 1, saved=saved
+        )
         self.input_dropout = nn.Dropout(config.backbone.dropout)
         self.indicator = nn.Parameter(torch.randn(width)) if config.indicator else None
         # Interests that start alike stay alike for epochs: orthogonal queries as large as the
@@ -113,7 +118,8 @@ class HyMiRec(InterestRecommender):
         """Write settings and weights; item embeddings and codebook are among the weights."""
         directory.mkdir(parents=True)
         (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
-        save_file(self.state_dict(), directory / "weights.safetensors")
+        save_file(without_adapters(self).state_dict(), directory / "weights.safetensors")
+        save_architecture(self.backbone, directory / "backbone")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -121,13 +127,13 @@ class HyMiRec(InterestRecommender):
         settings = HyMiRecConfig.model_validate_json((directory / "settings.json").read_text())
         weights = load_file(directory / "weights.safetensors")
         codebook = codebook_from_tensors(weights, "codebook.")
-        model = cls(weights["items"], codebook, settings)
+        model = cls(weights["items"], codebook, settings, saved=directory / "backbone")
         model.load_state_dict(weights)
         return model.eval()
 
-    def start_from(self, backbone: LlamaModel) -> None:
+    def start_from(self, backbone: nn.Module) -> None:
         """Take over the weights of a first-stage backbone of the same shape."""
-        self.backbone.load_state_dict(backbone.state_dict())
+        take_over(self.backbone, backbone)
 
     @property
     def max_history(self) -> int:
@@ -173,11 +179,14 @@ class HyMiRec(InterestRecommender):
             targets: int64 [B, C, W], the next items after each cut, 0 where there are no more.
 
         Returns:
-            `loss`; `overlap`, the mean cosine between two interests of a user; `top_share`, the
+            `loss`; `weight`, the number of cut points with a target, which the loss is a mean
+            over; `overlap`, the mean cosine between two interests of a user; `top_share`, the
             share of targets that the busiest interest was given.
         """
         window = targets.flatten(0, 1)  # [B·C, W]
         present = window != 0
+        # Drawn first: processes that share a batch draw alike only before dropout, whose size is
+        # that of their share.
         negatives = self.sampler(window)
         interests = self.interests_at(
             history_codes, recent_items, history_cuts=history_cuts, recent_cuts=recent_cuts
@@ -201,6 +210,7 @@ class HyMiRec(InterestRecommender):
             won = torch.bincount(owner[present], minlength=self.settings.num_interests)
         return {
             "loss": loss,
+            "weight": present.any(dim=1).sum(),
             "overlap": interest_overlap(interests.detach()),
             "top_share": won.max() / won.sum().clamp(min=1),
         }

@@ -5,14 +5,24 @@ D width.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize, scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaModel
 
+from hymirec.models.decoder import PretrainedDecoder
+from hymirec.models.pretrained import PretrainedConfig
+
 
 class BackboneConfig(BaseModel):
-    """A small Llama trained from scratch."""
+    """A small Llama trained from scratch or, where `pretrained` names one, a model to start from.
+
+    A pretrained model has its own layers, heads and dropout; the settings here are then those of
+    what stands beside it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,10 +31,39 @@ class BackboneConfig(BaseModel):
     expansion: PositiveInt = 2
     """Width of the feed-forward layer, in widths of the model."""
     dropout: float = Field(0.2, ge=0, lt=1)
+    pretrained: PretrainedConfig = PretrainedConfig()
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
 
 
 def build_backbone(
-    width: int, config: BackboneConfig, *, vocab_size: int = 1, max_tokens: int = 4096
+    width: int, config: BackboneConfig, *, max_tokens: int = 4096, saved: Path | None = None
+) -> nn.Module:
+    """Make a causal model over embeddings of width D, called as a `transformers` model is.
+
+    Args:
+        width: D, of what comes in and goes out.
+        config: settings.
+        max_tokens: positions it will be asked for.
+        saved: where `hymirec.models.pretrained.save_architecture` wrote that of a pretrained
+            backbone; its weights are then the caller's to load.
+
+    Raises:
+        UsageError: see `hymirec.models.decoder.PretrainedDecoder`.
+        DataError: the same.
+    """
+    if config.pretrained.source:
+        decoder = PretrainedDecoder(width, config.pretrained, max_tokens=max_tokens, saved=saved)
+        checkpoint_gradients(decoder.model, config)
+        return decoder
+    backbone = build_llama(width, config, vocab_size=1, max_tokens=max_tokens)
+    # Never read: several processes would wait in vain for its gradient.
+    backbone.get_input_embeddings().requires_grad_(False)
+    return backbone
+
+
+def build_llama(
+    width: int, config: BackboneConfig, *, vocab_size: int, max_tokens: int
 ) -> LlamaModel:
     """Make a `transformers` Llama of width D that adds dropout where small data needs it.
 
@@ -53,7 +92,14 @@ def build_backbone(
             branch.register_forward_hook(
                 lambda module, _, output: dropout(output, config.dropout, module.training)
             )
+    checkpoint_gradients(backbone, config)
     return backbone
+
+
+def checkpoint_gradients(model: Any, config: BackboneConfig) -> None:
+    """Switch a `transformers` model to computing activations twice, if the settings say so."""
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def token_scale(vectors: Tensor) -> Tensor:

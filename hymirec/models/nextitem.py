@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hymirec.encoder import EncoderConfig, ItemTower
 from hymirec.models.layers import BackboneConfig, build_backbone
+from hymirec.models.pretrained import save_architecture, without_adapters
 from hymirec.models.sequence import SequenceConfig, SequenceRecommender
 
 
@@ -31,25 +32,32 @@ class NextItemRecommender(SequenceRecommender):
 
     tower: ItemTower
 
-    def __init__(self, tower: ItemTower, config: NextItemConfig) -> None:
+    def __init__(
+        self, tower: ItemTower, config: NextItemConfig, *, saved: Path | None = None
+    ) -> None:
+        """Make a model; `saved` as in `hymirec.models.layers.build_backbone`."""
         super().__init__(tower, config, config.backbone.dropout)
         self.settings = config
-        self.backbone = build_backbone(tower.settings.width, config.backbone)
+        self.backbone = build_backbone(
+            tower.settings.width, config.backbone, max_tokens=config.num_recent, saved=saved
+        )
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
         return self.backbone(inputs_embeds=tokens).last_hidden_state
 
     def save(self, directory: Path) -> None:
-        """Write settings and weights."""
+        """Write settings and weights, those of a pretrained backbone among them."""
         directory.mkdir(parents=True)
         settings = {
             "encoder": self.tower.settings.model_dump(mode="json"),
             "first_stage": self.settings.model_dump(mode="json"),
-            "vocab_size": self.tower.encoder.backbone.config.vocab_size,
+            "vocab_size": self.tower.encoder.vocab_size,
         }
         (directory / "settings.json").write_text(json.dumps(settings, indent=2))
-        save_file(self.state_dict(), directory / "weights.safetensors")
+        save_file(without_adapters(self).state_dict(), directory / "weights.safetensors")
+        save_architecture(self.tower.encoder.backbone, directory / "encoder")
+        save_architecture(self.backbone, directory / "backbone")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -61,7 +69,9 @@ class NextItemRecommender(SequenceRecommender):
             weights["tower.tokens"],
             settings["vocab_size"],
             weights["tower.occurrences"],
+            saved=directory / "encoder",
         )
-        model = cls(tower, NextItemConfig.model_validate(settings["first_stage"]))
+        config = NextItemConfig.model_validate(settings["first_stage"])
+        model = cls(tower, config, saved=directory / "backbone")
         model.load_state_dict(weights)
         return model.eval()

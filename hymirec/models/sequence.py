@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from hymirec.encoder import ItemTower
+from hymirec.encoder import START_SIZE, ItemTower
 from hymirec.infonce import info_nce, log_mass
 from hymirec.models.base import InterestRecommender
 from hymirec.models.layers import token_scale
@@ -48,12 +48,13 @@ class ItemVectors(nn.Module):
         self.vectors = nn.Embedding(len(occurrences), width)
         # Only directions count: the shorter a vector, the further a step turns it. Unit vectors
         # took six epochs to learn what these learn in one.
-        nn.init.normal_(self.vectors.weight, std=0.02)
+        nn.init.normal_(self.vectors.weight, std=START_SIZE)
         self.register_buffer("occurrences", occurrences)
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Distinct item indices [U] to unit vectors [U, D]."""
-        return normalize(self.vectors(items), dim=1)
+    def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Distinct item indices [U] to unit vectors [U, D]; no text, no loss of text: 0."""
+        vectors = normalize(self.vectors(items), dim=1)
+        return vectors, vectors.new_zeros(())
 
     @torch.no_grad()
     def embeddings(self) -> Tensor:
@@ -124,11 +125,14 @@ class SequenceRecommender(InterestRecommender):
             items: int64 [B, T + 1], padded on the right with 0.
 
         Returns:
-            `loss`: InfoNCE over the batch's P targets, K shared negatives each.
+            `loss`: InfoNCE over the batch's P targets, K shared negatives each, 0 without any,
+            and the tower's loss of text alone;
+            `weight`: P.
         """
+        # Drawn first: processes that share a batch draw alike only before dropout.
         negatives = self.sampler(items[:, 1:])
         distinct, place = torch.cat([items.flatten(), negatives.items]).unique(return_inverse=True)
-        vectors = self.tower(distinct)  # [U, D]
+        vectors, text_loss = self.tower(distinct)  # [U, D]
         sequence = vectors[place[: items.numel()]].unflatten(0, items.shape)
         against = vectors[place[items.numel() :]]  # [K, D]
 
@@ -143,7 +147,9 @@ class SequenceRecommender(InterestRecommender):
             false_negatives(targets[:, None], negatives.items, len(self.tower.occurrences) - 1),
             temperature=self.shared.temperature,
         )
-        return {"loss": info_nce(toward, mass[:, 0]).mean()}
+        weight = real.sum()
+        loss = info_nce(toward, mass[:, 0]).sum() / weight.clamp(min=1)
+        return {"loss": loss + text_loss, "weight": weight}
 
     @torch.no_grad()
     def encode_user(self, inputs: Mapping[str, Tensor]) -> Tensor:

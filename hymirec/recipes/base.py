@@ -10,6 +10,7 @@ from hymirec.codebook import CodebookConfig
 from hymirec.encoder import EncoderConfig
 from hymirec.models.hymirec import HyMiRecConfig
 from hymirec.models.nextitem import NextItemConfig
+from hymirec.models.pretrained import PretrainedConfig
 from hymirec.training import TrainingConfig
 
 
@@ -25,6 +26,29 @@ class Recipe(BaseModel):
     codebook: CodebookConfig
     recommender: HyMiRecConfig
     training: TrainingConfig
+
+    def at_rate(self, learning_rate: float | None) -> Recipe:
+        """The same with another learning rate in all trainings; None changes nothing."""
+        if learning_rate is None:
+            return self
+        other = {"learning_rate": learning_rate}
+        return self.model_copy(
+            update={
+                "first_training": self.first_training.model_copy(update=other),
+                "training": self.training.model_copy(update=other),
+            }
+        )
+
+    def with_text_model(self, pretrained: PretrainedConfig) -> Recipe:
+        """Return the recipe with a pretrained model reading the item texts.
+
+        A frozen model never learns what the item token is for: the mean over a text's tokens
+        stands in for it.
+        """
+        backbone = self.encoder.backbone.model_copy(update={"pretrained": pretrained})
+        pooling = "mean" if pretrained.tuning == "frozen" else "last"
+        encoder = self.encoder.model_copy(update={"backbone": backbone, "pooling": pooling})
+        return self.model_copy(update={"encoder": encoder})
 
     def flat(self) -> dict[str, Any]:
         """Settings as `part.name: value`, the form that experiment trackers take."""

@@ -37,6 +37,15 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(hymirec, world, tmp_
     assert "no recipe is called 'huge'; there are demo, small, tiny" in error_line(done)
 
 
+def test_an_unknown_backbone_is_named_before_anything_is_done(hymirec, world, tmp_path):
+    done = hymirec(
+        "pipeline", "--data", world, "--backbone", "no/such-model", "--home", tmp_path / "home"
+    )
+    assert done.code == 2
+    assert "backbone no/such-model: neither a directory nor" in error_line(done)
+    assert not (tmp_path / "home").exists()
+
+
 def test_bad_rows_are_named_and_the_home_is_none_the_worse(hymirec, world, home, tmp_path):
     data = copy_world(world, tmp_path / "data")
     bad = pd.read_parquet(data / "interactions.parquet")

@@ -1,12 +1,30 @@
-"""A small catalogue without a world behind it: random unit items, their codebook, histories."""
+"""A small catalogue without a world behind it: random unit items, their codebook, histories.
+
+And small text models with random weights, saved as `transformers` saves real ones.
+"""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from torch.nn.functional import normalize
+from transformers import (
+    AutoModel,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from hymirec.codebook import ResidualCodebook, ResidualConfig
 from hymirec.inputs import IndexedHistory
@@ -52,3 +70,54 @@ def random_histories(
         return [history_of(rng.integers(1, NUM_ITEMS + 1, length)) for length in lengths]
 
     return make
+
+
+TEXTS = [
+    "Title: Heat 1995 Content: crime thriller",
+    "Title: Casablanca Content: drama",
+    "Title:  Content:",
+    "Title: The Third Man Content: film noir mystery thriller of Vienna after the war",
+    "Title: Toy Story Content: animation children comedy",
+]
+KINDS = ("llama", "qwen2", "gpt2", "bert")
+
+
+@pytest.fixture(scope="session")
+def text_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of tiny text models with random weights, each with a tokenizer of its own."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 40,
+    }  # fmt: skip
+    configs = {
+        "llama": lambda **kwargs: LlamaConfig(**sizes, **kwargs),
+        "qwen2": lambda **kwargs: Qwen2Config(**sizes, num_key_value_heads=1, **kwargs),
+        "gpt2": lambda **kwargs: GPT2Config(
+            n_embd=12, n_layer=2, n_head=2, n_positions=40, **kwargs
+        ),
+        "bert": lambda **kwargs: BertConfig(**sizes, **kwargs),
+    }
+    found = {}
+    for seed, kind in enumerate(KINDS):
+        # Without a padding token, as GPT-2's; BERT's puts tokens at either end.
+        special = ["[CLS]", "[SEP]"] if kind == "bert" else []
+        tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+        tokenizer.train_from_iterator(
+            TEXTS,
+            BpeTrainer(vocab_size=120, special_tokens=["[UNK]", *special], show_progress=False),
+        )
+        if special:
+            tokenizer.post_processor = TemplateProcessing(
+                single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+            )
+        torch.manual_seed(seed)
+        config = configs[kind](
+            vocab_size=tokenizer.get_vocab_size(), initializer_range=0.3,
+            bos_token_id=None, eos_token_id=None, pad_token_id=None,
+        )  # fmt: skip
+        directory = tmp_path_factory.mktemp(kind)
+        AutoModel.from_config(config).save_pretrained(directory)
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(directory)
+        found[kind] = directory
+    return found

@@ -16,6 +16,7 @@ from hymirec.examples import CutPointExamples, NextItemExamples
 from hymirec.inputs import IndexedHistory, index_interactions, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
+from hymirec.models.pretrained import PretrainedConfig
 from hymirec.recipes import DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
 from hymirec.schema import ITEM_ID
 from hymirec.splits import count_items
@@ -123,6 +124,18 @@ def test_unknown_recipes_are_refused_with_a_list_of_those_there_are():
     with pytest.raises(UsageError, match=f"'huge'.*{', '.join(sorted(RECIPES))}"):
         get_recipe("huge")
     assert DEFAULT_RECIPE in RECIPES
+
+
+def test_a_text_model_changes_who_reads_and_nothing_else():
+    recipe = get_recipe("tiny")
+    for tuning, pooling in (("full", {}), ("frozen", {"encoder.pooling": "mean"})):
+        model = PretrainedConfig(source="some/model", tuning=tuning)
+        changed = recipe.with_text_model(model).flat().items()
+        assert {name: value for name, value in changed if recipe.flat()[name] != value} == {
+            "encoder.backbone.pretrained.source": "some/model",
+            "encoder.backbone.pretrained.tuning": tuning,
+            **pooling,
+        }
 
 
 def test_unknown_settings_of_a_recipe_are_refused():

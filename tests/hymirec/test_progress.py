@@ -1,0 +1,30 @@
+"""What a training tells."""
+
+import pytest
+from transformers import TrainerState
+
+from hymirec.progress import duration, epoch_loss
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (11_100, "3 h 5 min")],
+)
+def test_durations_are_spelt(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("entries", "loss"),
+    [
+        ([(10, 2.0)], 2.0),
+        ([(10, 9.0), (20, 2.0)], 2.0),  # the epoch before does not count
+        ([(10, 9.0), (14, 1.0), (20, 2.0)], 1.6),  # 4 steps at 1 and 6 at 2
+        ([(10, 9.0), (11, 5.0), (12, 3.0), (20, 1.0)], 1.6),
+    ],
+)
+def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(entries, loss):
+    history = [{"step": step, "loss": value} for step, value in entries]
+    history.append({"step": entries[-1][0], "eval_N@10": 0.1})
+    state = TrainerState(global_step=entries[-1][0], log_history=history)
+    assert epoch_loss(state, steps_per_epoch=10) == pytest.approx(loss)
