@@ -7,6 +7,8 @@ import pytest
 
 from hymirec.package import RecommenderPackage
 
+pytestmark = pytest.mark.slow  # two minutes; tests/hymirec has both stages in two processes
+
 TORCHRUN = Path(sys.executable).parent / "torchrun"
 
 
