@@ -174,8 +174,13 @@ def test_a_worker_that_fails_says_why_in_one_line(tmp_path, monkeypatch):
 
 
 def test_no_process_is_started_for_little(tmp_path, monkeypatch):
-    monkeypatch.setattr(hymirec.catalogue, "spawn", None)
-    encode_catalogue(make_encoder(), make_tokens(), tmp_path, num_workers=2, texts_per_shard=SHARD)
+    started = []
+    monkeypatch.setattr(hymirec.catalogue, "spawn", lambda *args, **kwargs: started.append(args))
+    hidden = encode_catalogue(
+        make_encoder(), make_tokens(), tmp_path, num_workers=2, texts_per_shard=SHARD
+    )
+    assert hidden.isfinite().all()
+    assert not started
 
 
 def test_progress_tells_the_time_left(tmp_path, monkeypatch, caplog):

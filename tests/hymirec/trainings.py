@@ -43,7 +43,7 @@ def histories(codes):
 
 
 def next_item(dropout, texts_per_step):
-    """The first stage, which draws examples, negatives, dropout, texts and items left out."""
+    """The first stage, which draws examples, negatives, dropout and texts."""
     torch.manual_seed(1)
     tokens = torch.randint(3, 40, (NUM_ITEMS + 1, 5))
     tokens[0] = 0
