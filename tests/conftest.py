@@ -1,7 +1,21 @@
-"""Before anything else: how torch's threads wait for each other."""
+"""How the tests share the machine."""
 
 import os
+from pathlib import Path
 
-# By spinning, as OpenMP has it, a small product takes up to forty times as long when another
-# process works on the same cores; tests then run into their time limit.
+import pytest
+
+# Before torch is imported. By spinning, as OpenMP has it, a small product takes up to forty times
+# as long when another process works on the same cores; tests then run into their time limit.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+END_TO_END = Path(__file__).parent / "end_to_end"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several workers, one takes a whole file, and one all that shares the pipeline's run."""
+    for item in items:
+        group = END_TO_END if item.path.is_relative_to(END_TO_END) else item.path
+        item.add_marker(pytest.mark.xdist_group(group.name))
