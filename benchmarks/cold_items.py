@@ -24,7 +24,7 @@ from hymirec.datasets import Dataset, load
 from hymirec.datasets.synthetic import WorldConfig, generate
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
-from hymirec.fitting import fit_encoder, fit_sequence_model
+from hymirec.fitting import fit_encoder, fit_model
 from hymirec.inputs import index_interactions, number_items
 from hymirec.models.sasrec import SASRec, SASRecConfig
 from hymirec.recipes import Recipe, get_recipe
@@ -50,7 +50,7 @@ def measure(dataset: Dataset, recipe: Recipe, share: float) -> dict[str, object]
             count_items(warm.training, num_items),
             SASRecConfig(width=recipe.encoder.width, num_recent=first.num_recent),
         )
-        fit_sequence_model(
+        fit_model(
             by_id, warm, recipe.first_training, directory=Path(work) / "sasrec", name="sasrec"
         )
     return {

@@ -29,7 +29,7 @@ import torch
 from hymirec.datasets import Dataset, load
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
-from hymirec.fitting import fit, fit_sequence_model
+from hymirec.fitting import fit, fit_model
 from hymirec.inputs import index_history, index_interactions, number_items
 from hymirec.models.base import Recommender
 from hymirec.models.sasrec import SASRec, SASRecConfig
@@ -97,7 +97,7 @@ def run_sasrec(dataset: Dataset, recipe: Recipe, work: Path) -> dict[str, dict[s
         ),
     )
     started = time.perf_counter()
-    fit_sequence_model(model, split, recipe.first_training, directory=work, name="sasrec")
+    fit_model(model, split, recipe.first_training, directory=work, name="sasrec")
     seconds = time.perf_counter() - started
     return {"sasrec": metrics_of(model, split.test) | {"seconds": seconds}}
 

@@ -18,13 +18,27 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException, spawn
 
-from hymirec.encoder import ContentEncoder, ItemTower, length_batches, text_lengths
+from hymirec.encoder import (
+    PADDING_TOKEN,
+    ContentEncoder,
+    EncoderConfig,
+    ItemTower,
+    count_tokens,
+    item_texts,
+    length_batches,
+    make_tokenizer,
+    text_lengths,
+    tokenise,
+)
 from hymirec.errors import HymirecError
+from hymirec.processes import on_main
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +53,32 @@ MANIFEST = "catalogue.json"
 def available_workers() -> int:
     """One process for each thread that this one would use, within reason."""
     return min(MAX_WORKERS, max(torch.get_num_threads(), torch.cuda.device_count()))
+
+
+def make_tower(
+    items: pd.DataFrame,
+    config: EncoderConfig,
+    occurrences: Tensor,
+    directory: Path,
+    *,
+    num_workers: int = 1,
+) -> tuple[ItemTower, Tokenizer]:
+    """Make an untrained item tower that has read the catalogue once.
+
+    Args:
+        items: the canonical items table; row i is item index i + 1.
+        config: settings.
+        occurrences: int64 [N + 1], how often an item occurs in training.
+        directory: for the shards.
+        num_workers: as `encode_catalogue`.
+    """
+    texts = item_texts(items)
+    tokenizer = make_tokenizer(config, texts)
+    tokens = tokenise(tokenizer, texts, config.max_tokens, item_token=config.pooling == "last")
+    padding = tokens.new_full((1, tokens.shape[1]), PADDING_TOKEN)
+    tower = ItemTower(config, torch.cat([padding, tokens]), count_tokens(tokenizer), occurrences)
+    on_main(lambda: read_catalogue(tower, directory, num_workers=num_workers))
+    return tower, tokenizer
 
 
 def embed_catalogue(tower: ItemTower, directory: Path, *, num_workers: int = 1) -> Tensor:

@@ -36,6 +36,7 @@ from hymirec.models.pretrained import (
     tune,
     without_adapters,
 )
+from hymirec.models.towers import START_SIZE, Tower
 from hymirec.schema import ITEM_ID, PADDING_INDEX, SOURCE_ROW, TITLE
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,6 @@ _SPECIAL_TOKENS = (PAD_TOKEN, UNKNOWN_TOKEN, ITEM_TOKEN)
 """The trainer gives them the ids 0, 1 and 2, in this order."""
 PADDING_TOKEN = -1
 """Where a row of token ids has ended. No vocabulary holds it; a text may hold any token it does."""
-START_SIZE = 0.02
-"""Of a coordinate of an item's own vector at the start, before it is brought to unit length."""
 TOKENS_PER_BATCH = 16_384
 """Of texts read together without gradients, padding counted."""
 
@@ -266,7 +265,7 @@ class ContentEncoder(nn.Module):
         return hidden[torch.arange(len(tokens), device=tokens.device), length - 1]
 
 
-class ItemTower(nn.Module):
+class ItemTower(Tower):
     """Item indices to item embeddings at unit length: what text says plus what behaviour adds.
 
     Reading every text of a batch anew in every step would cost more than all else together, so a
@@ -281,7 +280,6 @@ class ItemTower(nn.Module):
 
     tokens: Tensor
     last_read: Tensor
-    occurrences: Tensor
 
     def __init__(
         self, config: EncoderConfig, tokens: Tensor, vocab_size: int, interactions: Tensor, *,
@@ -307,9 +305,10 @@ class ItemTower(nn.Module):
         item_token = int(tokens[-1, text_lengths(tokens[-1:]) - 1])
         self.encoder = ContentEncoder(config, vocab_size, item_token=item_token, saved=saved)
         self.project = nn.Linear(self.encoder.hidden_width, config.width)
-        self.free = nn.Embedding(len(tokens), config.width)
-        # Only directions count: the shorter a vector, the further a step turns it.
-        nn.init.normal_(self.free.weight, std=START_SIZE)
+        self.free = nn.Embedding(len(tokens), config.width) if config.free_vectors else None
+        if self.free is not None:
+            # Only directions count: the shorter a vector, the further a step turns it.
+            nn.init.normal_(self.free.weight, std=START_SIZE)
         nn.init.normal_(self.project.weight, std=config.text_size * self.encoder.hidden_width**-0.5)
         nn.init.zeros_(self.project.bias)
         self.register_buffer("tokens", tokens)
@@ -347,7 +346,7 @@ class ItemTower(nn.Module):
             text = text.index_copy(0, fresh, hidden)
             self.last_read[items[fresh]] = hidden.detach()
         by_text = self.project(text)
-        if not self.settings.free_vectors:
+        if self.free is None:
             return normalize(by_text, dim=1), by_text.new_zeros(())
         known = self.occurrences[items] > 0
         vectors = normalize(by_text + self.free(items) * known[:, None], dim=1)

@@ -7,8 +7,10 @@ uninterrupted one would.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +21,11 @@ from torch.utils.data import Dataset
 from hymirec.errors import DataError
 from hymirec.inputs import IndexedHistory, assemble, pad_items
 
+T = TypeVar("T")
 
-class _PerHistory(Dataset):
-    """Long histories come up more often: about once per `events_per_example` of their events."""
+
+class Examples(Dataset[T], ABC):
+    """Drawn out of histories, long ones more often: about once per `events_per_example` events."""
 
     def __init__(self, histories: Sequence[IndexedHistory], events_per_example: int) -> None:
         self.histories = [history for history in histories if len(history) >= 2]
@@ -42,8 +46,15 @@ class _PerHistory(Dataset):
     def _history(self, example: int) -> IndexedHistory:
         return self.histories[self._which[example]]
 
+    @abstractmethod
+    def __getitem__(self, example: int) -> T: ...
 
-class NextItemExamples(_PerHistory):
+    @abstractmethod
+    def collate(self, examples: list[T]) -> dict[str, Tensor]:
+        """Make a batch: the arguments of a model's `forward`."""
+
+
+class NextItemExamples(Examples[NDArray[np.int64]]):
     """Runs of at most `num_recent` + 1 items; every item is predicted from those before it."""
 
     def __init__(self, histories: Sequence[IndexedHistory], num_recent: int) -> None:
@@ -58,9 +69,8 @@ class NextItemExamples(_PerHistory):
         end = _draw(self.num_items // 2 + 1, len(items))
         return items[max(0, end - self.num_items) : end]
 
-    @staticmethod
-    def collate(examples: list[NDArray[np.int64]]) -> dict[str, Tensor]:
-        """Arguments of `NextItemRecommender.forward`."""
+    def collate(self, examples: list[NDArray[np.int64]]) -> dict[str, Tensor]:
+        """Arguments of `SequenceRecommender.forward`."""
         return {"items": pad_items(examples)}
 
 
@@ -80,7 +90,7 @@ class CutPoints:
     targets: NDArray[np.int64]
 
 
-class CutPointExamples(_PerHistory):
+class CutPointExamples(Examples[CutPoints]):
     """Histories cut at several points within their last `num_recent` events."""
 
     def __init__(

@@ -7,7 +7,7 @@ checkpoints, and returns the model; whoever calls decides what is kept and track
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,22 +19,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from hymirec.catalogue import read_catalogue
+from hymirec.catalogue import make_tower
 from hymirec.checkpoints import check_settings
 from hymirec.codebook import Codebook, fit_codebook
 from hymirec.datasets import Dataset
-from hymirec.encoder import (
-    PADDING_TOKEN,
-    ItemTower,
-    count_tokens,
-    item_texts,
-    make_tokenizer,
-    tokenise,
-)
 from hymirec.errors import DataError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
-from hymirec.examples import CutPointExamples, NextItemExamples
+from hymirec.examples import CutPointExamples
 from hymirec.history import History
 from hymirec.inputs import (
     IndexedHistory,
@@ -43,11 +35,11 @@ from hymirec.inputs import (
     index_interactions,
     number_items,
 )
+from hymirec.models.base import TrainedRecommender
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
 from hymirec.models.popularity import PopularityRecommender
 from hymirec.models.pretrained import without_adapters
-from hymirec.models.sequence import SequenceRecommender
 from hymirec.package import RecommenderPackage
 from hymirec.processes import join_processes, on_main
 from hymirec.recipes.base import Recipe
@@ -164,22 +156,16 @@ def fit_encoder(
         are merged into its weights; and its tokenizer.
     """
     split = LeaveLastSplit(histories)
-    training = split.training
-    texts = item_texts(items)
-    settings = recipe.encoder
-    tokenizer = make_tokenizer(settings, texts)
-    tokens = tokenise(tokenizer, texts, settings.max_tokens, item_token=settings.pooling == "last")
-    padding = tokens.new_full((1, tokens.shape[1]), PADDING_TOKEN)
     torch.manual_seed(recipe.first_training.seed)
-    tower = ItemTower(
-        settings,
-        torch.cat([padding, tokens]),
-        count_tokens(tokenizer),
-        count_items(training, len(items)),
+    tower, tokenizer = make_tower(
+        items,
+        recipe.encoder,
+        count_items(split.training, len(items)),
+        directory / "first_read",
+        num_workers=num_workers,
     )
-    on_main(lambda: read_catalogue(tower, directory / "first_read", num_workers=num_workers))
     model = NextItemRecommender(tower, recipe.first_stage)
-    fit_sequence_model(
+    fit_model(
         model,
         split,
         recipe.first_training,
@@ -190,16 +176,17 @@ def fit_encoder(
     return cast(NextItemRecommender, without_adapters(model)), tokenizer
 
 
-def fit_sequence_model(
-    model: SequenceRecommender,
+def fit_model(
+    model: TrainedRecommender,
     split: LeaveLastSplit,
     config: TrainingConfig,
     *,
     directory: Path,
     name: str,
+    measure: Callable[[], dict[str, float]] = dict,
     log_metrics: LogMetrics = lambda metrics, step: None,
 ) -> None:
-    """Train a model that predicts the next item at every position, in place.
+    """Train a model in place on what a split lets it learn from.
 
     Args:
         model: untrained; left in evaluation mode with the weights that validated best.
@@ -207,15 +194,16 @@ def fit_sequence_model(
         config: settings.
         directory: for checkpoints.
         name: in progress lines and as prefix of metric names.
+        measure: further measures to validate with.
         log_metrics: called after every epoch.
     """
-    examples = NextItemExamples(split.training, model.num_recent)
+    examples = model.examples(split.training)
     cases = _some(split.validation)
     train(
         model,
         examples,
         examples.collate,
-        lambda: summarise(rank_cases(model, cases)),
+        lambda: summarise(rank_cases(model, cases)) | measure(),
         config,
         directory=directory,
         name=name,
@@ -253,22 +241,14 @@ def fit_recommender(
         model.start_from(first_stage.backbone)
     else:
         log.info("recommender: its backbone has another shape than the encoder's: starting anew")
-    examples = CutPointExamples(
-        split.training,
-        num_recent=settings.num_recent,
-        max_history=settings.max_history,
-        num_cuts=settings.num_cuts,
-        window=settings.window,
-    )
-    cases = _some(split.validation)
-    train(
+    examples = model.examples(split.training)
+    fit_model(
         model,
-        examples,
-        examples.collate,
-        lambda: summarise(rank_cases(model, cases)) | interest_measures(model, examples),
+        split,
         recipe.training,
         directory=directory,
         name="recommender",
+        measure=lambda: interest_measures(model, examples),
         log_metrics=log_metrics,
     )
     return cast(HyMiRec, without_adapters(model)).eval()

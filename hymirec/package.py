@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hymirec.errors import VersionError
 from hymirec.history import History
-from hymirec.inputs import assemble, index_history, number_items
+from hymirec.inputs import index_history, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.retrieval import ItemIndex
 from hymirec.schema import ITEM_ID, TITLE
@@ -152,10 +152,7 @@ class RecommenderPackage:
         if known is None or not len(known):
             popular = self._by_popularity[:k]
             return [Recommendation(*self._named(item), 0.0, 0, ()) for item in popular], "popular"
-        inputs = assemble(
-            [known], max_history=self.model.max_history, num_recent=self.model.num_recent
-        )
-        interests = self.model.encode_user(inputs)[0].numpy()
+        interests = self.model.encode_user(self.model.assemble([known]))[0].numpy()
         seen: Sequence[int] = known.items.tolist() if exclude_seen else ()
         hits = self.index.search(interests, k, excluded=seen)
         because = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hymirec.evaluation.metrics import rank_of_target, summarise
-from hymirec.inputs import IndexedHistory, assemble
+from hymirec.inputs import IndexedHistory
 from hymirec.models.base import Recommender
 from hymirec.splits import Case
 
@@ -34,11 +34,7 @@ def rank_cases(
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         batch = [cases[i] for i in places]
-        inputs = assemble(
-            [case.known for case in batch],
-            max_history=model.max_history,
-            num_recent=model.num_recent,
-        )
+        inputs = model.assemble([case.known for case in batch])
         scores = model.score({name: tensor.to(device) for name, tensor in inputs.items()})
         excluded = torch.zeros_like(scores, dtype=torch.bool)
         if exclude_seen:
@@ -66,9 +62,7 @@ def window_recall(
     """
     asked = [history for history in histories if len(history) > window]
     known = [history.until(len(history) - window) for history in asked]
-    scores = model.score(
-        assemble(known, max_history=model.max_history, num_recent=model.num_recent)
-    )
+    scores = model.score(model.assemble(known))
     for row, history in zip(scores, known, strict=True):
         row[[0, *history.items.tolist()]] = -torch.inf
     listed = scores.topk(k, dim=1).indices

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hymirec.inputs import IndexedHistory, assemble
+from hymirec.inputs import IndexedHistory
 from hymirec.models.base import InterestRecommender
 
 
@@ -36,8 +36,11 @@ def interest_topics(
     Returns:
         int64 [U, S, K].
     """
-    inputs = assemble(histories, max_history=model.max_history, num_recent=model.num_recent)
-    nearest = (model.encode_user(inputs) @ model.item_vectors()[1:].T).topk(k, dim=2).indices
+    nearest = (
+        (model.encode_user(model.assemble(histories)) @ model.item_vectors()[1:].T)
+        .topk(k, dim=2)
+        .indices
+    )
     return item_topics[nearest.numpy()]
 
 

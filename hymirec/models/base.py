@@ -6,9 +6,19 @@ B users, S interests, D width, N items.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
+import pandas as pd
+from pydantic import BaseModel
 from torch import Tensor, nn
+
+from hymirec.examples import Examples
+from hymirec.inputs import IndexedHistory, assemble
+from hymirec.splits import count_items
 
 
 class Recommender(nn.Module, ABC):
@@ -23,6 +33,10 @@ class Recommender(nn.Module, ABC):
     @abstractmethod
     def num_recent(self) -> int:
         """Most recent items the model reads one by one."""
+
+    def assemble(self, histories: Sequence[IndexedHistory]) -> dict[str, Tensor]:
+        """Make a batch of the inputs that this model reads, see `hymirec.inputs.assemble`."""
+        return assemble(histories, max_history=self.max_history, num_recent=self.num_recent)
 
     @abstractmethod
     def score(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -44,3 +58,60 @@ class InterestRecommender(Recommender):
         """Best cosine over the interests, in -1..1."""
         interests = self.encode_user(inputs)
         return (interests @ self.item_vectors().T).amax(dim=1)
+
+
+class TrainedRecommender(Recommender):
+    """A recommender that `hymirec.training.train` trains.
+
+    Its `forward(**batch)` returns a mapping with `loss` and `weight`, see there.
+    """
+
+    @abstractmethod
+    def examples(self, histories: Sequence[IndexedHistory]) -> Examples[Any]:
+        """What it learns from, drawn out of the histories."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model may know before it is trained.
+
+    Attributes:
+        items: the canonical items table; row i is item index i + 1.
+        histories: all users' histories, without the events of validation and test.
+        directory: for what is computed on the way and can be found again.
+    """
+
+    items: pd.DataFrame
+    histories: Sequence[IndexedHistory]
+    directory: Path
+
+    @cached_property
+    def occurrences(self) -> Tensor:
+        """How often each item occurs: int64 [N + 1]."""
+        return count_items(self.histories, len(self.items))
+
+
+class Baseline(Recommender):
+    """A model that is made from data and settings alone: what HyMiRec is compared with.
+
+    One that learns by steps is a `TrainedRecommender` too; any other is ready when it is made.
+
+    Attributes:
+        config_type: its settings, all of which have defaults.
+    """
+
+    config_type: ClassVar[type[BaseModel]]
+
+    @classmethod
+    @abstractmethod
+    def build(cls, data: TrainingData, settings: Any) -> Self:
+        """Make a model; `settings` are of `config_type`."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write settings and weights, nothing pickled."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what `save` wrote."""

@@ -14,7 +14,7 @@ request is simply a pass with one cut, at the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -33,7 +33,9 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from hymirec.codebook import Codebook, codebook_from_tensors
 from hymirec.dmil import assign_targets, contrast, dmil_loss, merged_loss
-from hymirec.models.base import InterestRecommender
+from hymirec.examples import CutPointExamples
+from hymirec.inputs import IndexedHistory
+from hymirec.models.base import InterestRecommender, TrainedRecommender
 from hymirec.models.layers import (
     BackboneConfig,
     FeedForward,
@@ -72,7 +74,7 @@ class HyMiRecConfig(BaseModel):
     """Of `hymirec.dmil.merged_loss` beside the paper's loss; 0 is the paper."""
 
 
-class HyMiRec(InterestRecommender):
+class HyMiRec(InterestRecommender, TrainedRecommender):
     """The hybrid recommender over frozen item embeddings and their codebook."""
 
     items: Tensor
@@ -148,6 +150,16 @@ class HyMiRec(InterestRecommender):
     def item_vectors(self) -> Tensor:
         """[number of items + 1, D]."""
         return self.items
+
+    def examples(self, histories: Sequence[IndexedHistory]) -> CutPointExamples:
+        """Histories cut at several points, with the window that follows each."""
+        return CutPointExamples(
+            histories,
+            num_recent=self.settings.num_recent,
+            max_history=self.settings.max_history,
+            num_cuts=self.settings.num_cuts,
+            window=self.settings.window,
+        )
 
     @torch.no_grad()
     def encode_user(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -11,63 +11,57 @@ B users, T items, D width.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Self
-
 import torch
-from pydantic import Field, PositiveInt
-from safetensors.torch import load_file, save_file
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from hymirec.models.layers import BackboneConfig, CausalBlock
-from hymirec.models.sequence import ItemVectors, SequenceConfig, SequenceRecommender
+from hymirec.models.sequence import IdConfig, IdRecommender
 
 
-class SASRecConfig(SequenceConfig):
+class SASRecConfig(IdConfig):
     """Settings of the model."""
 
-    width: PositiveInt = 64
     num_layers: PositiveInt = 2
     num_heads: PositiveInt = 2
     expansion: PositiveInt = 4
-    dropout: float = Field(0.2, ge=0, lt=1)
 
 
-class SASRec(SequenceRecommender):
+class SASRec(IdRecommender):
     """Causal self-attention over item vectors."""
 
-    tower: ItemVectors
+    config_type = SASRecConfig
 
     def __init__(self, occurrences: Tensor, config: SASRecConfig) -> None:
         """Make an untrained model; `occurrences` [N + 1] counts items in training."""
-        super().__init__(ItemVectors(occurrences, config.width), config, config.dropout)
-        self.settings = config
-        self.positions = nn.Parameter(0.02 * torch.randn(config.num_recent, config.width))
-        block = BackboneConfig(
-            num_heads=config.num_heads, expansion=config.expansion, dropout=config.dropout
+        super().__init__(occurrences, config)
+        self.blocks = PositionedBlocks(
+            config.width,
+            BackboneConfig(
+                num_layers=config.num_layers,
+                num_heads=config.num_heads,
+                expansion=config.expansion,
+                dropout=config.dropout,
+            ),
+            num_positions=config.num_recent,
         )
-        self.blocks = nn.Sequential(
-            *(CausalBlock(config.width, block) for _ in range(config.num_layers))
-        )
-        self.norm = nn.RMSNorm(config.width)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        return self.blocks(tokens)
+
+
+class PositionedBlocks(nn.Module):
+    """SASRec's body: learnt positions, causal blocks, a norm."""
+
+    def __init__(self, width: int, config: BackboneConfig, *, num_positions: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(0.02 * torch.randn(num_positions, width))
+        self.layers = nn.Sequential(*(CausalBlock(width, config) for _ in range(config.num_layers)))
+        self.norm = nn.RMSNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]; positions count from the first item."""
         place = torch.arange(tokens.shape[1], device=tokens.device)
         positions = self.positions[place.clamp(max=len(self.positions) - 1)]  # past it is padding
-        return self.norm(self.blocks(tokens + positions))
-
-    def save(self, directory: Path) -> None:
-        """Write settings and weights."""
-        directory.mkdir(parents=True)
-        (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
-        save_file(self.state_dict(), directory / "weights.safetensors")
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Read what `save` wrote."""
-        settings = SASRecConfig.model_validate_json((directory / "settings.json").read_text())
-        weights = load_file(directory / "weights.safetensors")
-        model = cls(weights["tower.occurrences"], settings)
-        model.load_state_dict(weights)
-        return model.eval()
+        return self.norm(self.layers(tokens + positions))

@@ -10,18 +10,22 @@ the catalogue.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from hymirec.encoder import START_SIZE, ItemTower
+from hymirec.examples import NextItemExamples
 from hymirec.infonce import info_nce, log_mass
-from hymirec.models.base import InterestRecommender
+from hymirec.inputs import IndexedHistory
+from hymirec.models.base import Baseline, InterestRecommender, TrainedRecommender, TrainingData
 from hymirec.models.layers import token_scale
+from hymirec.models.towers import ItemVectors, Tower
 from hymirec.negatives import NegativeSampler, Sampling, false_negatives
 from hymirec.schema import PADDING_INDEX
 
@@ -37,39 +41,10 @@ class SequenceConfig(BaseModel):
     temperature: PositiveFloat = 0.07
 
 
-class ItemVectors(nn.Module):
-    """A learnt vector for each item and nothing else: the items of models by id."""
+class TowerRecommender(InterestRecommender, TrainedRecommender):
+    """Reads recent items, and has an item tower that is trained with it."""
 
-    occurrences: Tensor
-
-    def __init__(self, occurrences: Tensor, width: int) -> None:
-        """Make vectors of width D; `occurrences` [N + 1] as `ItemTower` has it."""
-        super().__init__()
-        self.vectors = nn.Embedding(len(occurrences), width)
-        # Only directions count: the shorter a vector, the further a step turns it. Unit vectors
-        # took six epochs to learn what these learn in one.
-        nn.init.normal_(self.vectors.weight, std=START_SIZE)
-        self.register_buffer("occurrences", occurrences)
-
-    def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Distinct item indices [U] to unit vectors [U, D]; no text, no loss of text: 0."""
-        vectors = normalize(self.vectors(items), dim=1)
-        return vectors, vectors.new_zeros(())
-
-    @torch.no_grad()
-    def embeddings(self) -> Tensor:
-        """All of them, [N + 1, D] at unit length; row 0, padding, is zero."""
-        vectors = normalize(self.vectors.weight, dim=1)
-        vectors[PADDING_INDEX] = 0
-        return vectors
-
-
-class SequenceRecommender(InterestRecommender):
-    """One interest a user: the hidden state at the last item."""
-
-    def __init__(
-        self, tower: ItemTower | ItemVectors, config: SequenceConfig, dropout: float
-    ) -> None:
+    def __init__(self, tower: Tower, config: SequenceConfig, dropout: float) -> None:
         """Make what the models share.
 
         Args:
@@ -84,13 +59,6 @@ class SequenceRecommender(InterestRecommender):
         self.sampler = NegativeSampler(config.sampling, config.num_negatives, tower.occurrences)
         self._vectors: Tensor | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module._forget_vectors())
-
-    @abstractmethod
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Item vectors [B, T, D], one standard deviation a coordinate, to states [B, T, D].
-
-        A state may depend on its own item and those before it.
-        """
 
     @property
     def num_recent(self) -> int:
@@ -118,6 +86,37 @@ class SequenceRecommender(InterestRecommender):
             self._vectors = self.tower.embeddings()
         return self._vectors
 
+    def vectors_of(self, *items: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Ask the tower once for all items of a step.
+
+        Returns:
+            For each argument, int64 of any shape, unit vectors [its shape, D]; the tower's own
+            loss.
+        """
+        distinct, place = torch.cat([part.flatten() for part in items]).unique(return_inverse=True)
+        vectors, loss = self.tower(distinct)
+        places = place.split([part.numel() for part in items])
+        return [
+            vectors[where].unflatten(0, part.shape)
+            for where, part in zip(places, items, strict=True)
+        ], loss
+
+
+class SequenceRecommender(TowerRecommender):
+    """One interest a user: the hidden state at the last item."""
+
+    @abstractmethod
+    def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Item vectors [B, T, D], one standard deviation a coordinate, to states [B, T, D].
+
+        A state may depend on its own item and those before it. Rows end after `lengths` int64 [B];
+        what the states are from there on is nobody's concern.
+        """
+
+    def examples(self, histories: Sequence[IndexedHistory]) -> NextItemExamples:
+        """Runs of items, each of them predicted from those before it."""
+        return NextItemExamples(histories, self.num_recent)
+
     def forward(self, items: Tensor) -> dict[str, Tensor]:
         """Loss of predicting each item from those before it.
 
@@ -131,13 +130,10 @@ class SequenceRecommender(InterestRecommender):
         """
         # Drawn first: processes that share a batch draw alike only before dropout.
         negatives = self.sampler(items[:, 1:])
-        distinct, place = torch.cat([items.flatten(), negatives.items]).unique(return_inverse=True)
-        vectors, text_loss = self.tower(distinct)  # [U, D]
-        sequence = vectors[place[: items.numel()]].unflatten(0, items.shape)
-        against = vectors[place[items.numel() :]]  # [K, D]
-
+        (sequence, against), text_loss = self.vectors_of(items, negatives.items)
         real = items[:, 1:] != PADDING_INDEX
-        users = normalize(self._states(sequence[:, :-1])[real], dim=1)  # [P, D]
+        states = self._states(sequence[:, :-1], (items != PADDING_INDEX).sum(dim=1) - 1)
+        users = normalize(states[real], dim=1)  # [P, D]
         targets = items[:, 1:][real]
         toward = (users * sequence[:, 1:][real]).sum(dim=1) / self.shared.temperature
         mass, _ = log_mass(
@@ -155,10 +151,53 @@ class SequenceRecommender(InterestRecommender):
     def encode_user(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Recent items to one interest a user, [B, 1, D]; zero for an empty history."""
         items, length = inputs["recent_items"], inputs["recent_length"]
-        states = self._states(self.item_vectors()[items])
+        states = self._states(self.item_vectors()[items], length)
         rows = torch.arange(len(items), device=items.device)
         last = normalize(states[rows, (length - 1).clamp(min=0)], dim=1)
         return (last * (length > 0)[:, None])[:, None]
 
-    def _states(self, sequence: Tensor) -> Tensor:
-        return self.hidden(self.input_dropout(token_scale(sequence)))
+    def _states(self, sequence: Tensor, lengths: Tensor) -> Tensor:
+        return self.hidden(self.input_dropout(token_scale(sequence)), lengths)
+
+
+class IdConfig(SequenceConfig):
+    """Settings of what models by id share."""
+
+    width: PositiveInt = 64
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+class ById(TowerRecommender, Baseline):
+    """A model that knows an item by nothing but the vector it learns for it."""
+
+    tower: ItemVectors
+    config_type: ClassVar[type[IdConfig]]
+
+    @classmethod
+    def build(cls, data: TrainingData, settings: IdConfig) -> Self:
+        """Make an untrained model."""
+        return cls(data.occurrences, settings)
+
+    def __init__(self, occurrences: Tensor, config: IdConfig) -> None:
+        """Make what the models share; `occurrences` [N + 1] counts items in training."""
+        super().__init__(ItemVectors(occurrences, config.width), config, config.dropout)
+        self.settings = config
+
+    def save(self, directory: Path) -> None:
+        """Write settings and weights."""
+        directory.mkdir(parents=True)
+        (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
+        save_file(self.state_dict(), directory / "weights.safetensors")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what `save` wrote."""
+        settings = cls.config_type.model_validate_json((directory / "settings.json").read_text())
+        weights = load_file(directory / "weights.safetensors")
+        model = cls(weights["tower.occurrences"], settings)
+        model.load_state_dict(weights)
+        return model.eval()
+
+
+class IdRecommender(ById, SequenceRecommender):
+    """One that predicts the next item at every position."""
