@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,58 +16,173 @@ from hymirec.inputs import IndexedHistory
 from hymirec.schema import MIN_EVENTS
 
 
+def _nothing() -> NDArray[np.int64]:
+    return np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Case:
-    """One question to a recommender: this was known, what came next?"""
+    """One question to a recommender: this was known, what came next?
+
+    Attributes:
+        known: the events before.
+        target: the next item.
+        later: int64, items after it that count as found too where a window is asked about.
+        user: place of the user among the histories, -1 where it does not matter.
+    """
 
     known: IndexedHistory
     target: int
+    later: NDArray[np.int64] = field(default_factory=_nothing)
+    user: int = -1
 
 
-def asks_about(history: IndexedHistory) -> bool:
+class Split(Protocol):
+    """What is trained on, and what validates and tests."""
+
+    @property
+    def training(self) -> list[IndexedHistory]:
+        """What may be trained on, of every user."""
+
+    @property
+    def validation(self) -> list[Case]:
+        """Questions to choose by."""
+
+    @property
+    def test(self) -> list[Case]:
+        """Questions to report."""
+
+
+def asks_about(history: IndexedHistory, window: int = 1) -> bool:
     """Whether a history is long enough to be validated and tested on."""
-    return len(history) >= MIN_EVENTS
+    return len(history) >= MIN_EVENTS + 2 * (window - 1)
 
 
 @dataclass(frozen=True)
 class LeaveLastSplit:
     """The paper's protocol: a user's last event is tested, the one before it validates.
 
-    Users with fewer than `MIN_EVENTS` events are trained on whole and never asked about.
+    With a window of W, the last W events are tested together and the W before them validate. Users
+    with too few events are trained on whole and never asked about.
     """
 
     histories: Sequence[IndexedHistory]
+    window: int = 1
 
     def __post_init__(self) -> None:
         """Refuse data in which no user can be asked about."""
-        if not any(map(asks_about, self.histories)):
+        if not any(asks_about(history, self.window) for history in self.histories):
+            needed = MIN_EVENTS + 2 * (self.window - 1)
             raise DataError(
-                f"no user has {MIN_EVENTS} events: one to train on, one to validate, one to test"
+                f"no user has {needed} events: one to train on, {self.window} to validate, "
+                f"{self.window} to test"
             )
 
     @property
     def training(self) -> list[IndexedHistory]:
         """What may be trained on, of every user."""
         return [
-            history.until(len(history) - 2) if asks_about(history) else history
+            history.until(len(history) - 2 * self.window)
+            if asks_about(history, self.window)
+            else history
             for history in self.histories
         ]
 
     @property
     def validation(self) -> list[Case]:
-        """The last event but one, after all those before it."""
-        return list(self._cases(back=2))
+        """The last event but one (or window but one), after all those before it."""
+        return list(self._cases(back=2 * self.window))
 
     @property
     def test(self) -> list[Case]:
-        """The last event, after all those before it."""
-        return list(self._cases(back=1))
+        """The last event (or window), after all those before it."""
+        return list(self._cases(back=self.window))
 
     def _cases(self, back: int) -> Iterator[Case]:
-        for history in self.histories:
-            if asks_about(history):
-                cut = len(history) - back
-                yield Case(known=history.until(cut), target=int(history.items[cut]))
+        for user, history in enumerate(self.histories):
+            if asks_about(history, self.window):
+                yield _case(user, history, len(history) - back, self.window)
+
+
+@dataclass(frozen=True)
+class GlobalTimeSplit:
+    """Everybody's past is trained on, everybody's future is asked about: nothing leaks backwards.
+
+    Leave-last trains on events of one user that lie after the test event of another, so a model
+    may know what will be popular; here it cannot (Ji et al., TOIS 2023).
+
+    Attributes:
+        histories: of all users.
+        validate_from: int64 [users], events of each that lie before the time of validation.
+        test_from: int64 [users], events of each that lie before the time of the test.
+        window: items after the cut that are targets.
+    """
+
+    histories: Sequence[IndexedHistory]
+    validate_from: NDArray[np.int64]
+    test_from: NDArray[np.int64]
+    window: int = 1
+
+    @classmethod
+    def at(
+        cls,
+        histories: Sequence[IndexedHistory],
+        times: Sequence[NDArray[np.int64]],
+        *,
+        validation_share: float = 0.05,
+        test_share: float = 0.05,
+        window: int = 1,
+    ) -> GlobalTimeSplit:
+        """Choose the two times so that the last shares of all events lie after them.
+
+        Args:
+            histories: of all users.
+            times: int64, seconds, of each history's events.
+            validation_share: of all events, between the two times.
+            test_share: of all events, from the second time on.
+            window: as the attribute.
+
+        Raises:
+            DataError: no user has an event before the test and one after.
+        """
+        everything = np.sort(np.concatenate(list(times)))
+        places = len(everything) * (1 - np.array([test_share + validation_share, test_share]))
+        validate, test = everything[places.astype(int).clip(0, len(everything) - 1)]
+        before = np.array(
+            [(np.searchsorted(own, validate), np.searchsorted(own, test)) for own in times]
+        ).reshape(-1, 2)
+        split = cls(histories, before[:, 0], before[:, 1], window)
+        if not split.test or not split.training:
+            raise DataError("no user has events both before the time of the test and after it")
+        return split
+
+    @property
+    def training(self) -> list[IndexedHistory]:
+        """All events before the time of validation; users without any are left out."""
+        pairs = zip(self.histories, self.validate_from, strict=True)
+        return [history.until(int(end)) for history, end in pairs if end]
+
+    @property
+    def validation(self) -> list[Case]:
+        """The next item of every user with events before and between the two times."""
+        return self._cases(self.validate_from, self.test_from)
+
+    @property
+    def test(self) -> list[Case]:
+        """The next item of every user with events before and after the second time."""
+        return self._cases(self.test_from, np.array([len(history) for history in self.histories]))
+
+    def _cases(self, cuts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[Case]:
+        return [
+            _case(user, history.until(int(end)), int(cut), self.window)
+            for user, (history, cut, end) in enumerate(zip(self.histories, cuts, ends, strict=True))
+            if 0 < cut < end
+        ]
+
+
+def _case(user: int, history: IndexedHistory, cut: int, window: int) -> Case:
+    ahead = history.items[cut : cut + window]
+    return Case(history.until(cut), int(ahead[0]), ahead[1:], user)
 
 
 @dataclass(frozen=True)

@@ -2,76 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hymirec.evaluation.metrics import rank_of_target, summarise
-from hymirec.inputs import IndexedHistory
+from hymirec.inputs import pad_items
 from hymirec.models.base import Recommender
+from hymirec.schema import PADDING_INDEX
 from hymirec.splits import Case
+
+SCORES_AT_ONCE = 2**24
+"""Numbers of a table of scores, users by items, that are held at once."""
+
+
+class Answers(NamedTuple):
+    """What a model says about cases.
+
+    Attributes:
+        ranks: float [cases, W], of each case's next items, the very next first; see
+            `hymirec.evaluation.metrics.rank_of_target`. NaN where a window has fewer.
+        lists: int64 [cases, k] item indices, best first, 0 where there are no more.
+    """
+
+    ranks: Tensor
+    lists: Tensor
 
 
 @torch.no_grad()
-def rank_cases(
-    model: Recommender, cases: Sequence[Case], *, exclude_seen: bool = True, batch_size: int = 256
-) -> Tensor:
-    """Rank the target of every case among the whole catalogue.
+def answer_cases(
+    model: Recommender,
+    cases: Sequence[Case],
+    *,
+    exclude_seen: bool = True,
+    list_length: int = 0,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Answers:
+    """Rank the targets of every case among the whole catalogue, and keep the lists.
 
     The model is asked in evaluation mode and left in the mode it was in. Cases of similar length
-    share a batch; the result keeps the order of the cases.
+    share a batch; the result keeps the order of the cases. Memory beside the result is bounded:
+    a batch is smaller where the catalogue is large.
 
-    Returns:
-        float [number of cases], see `hymirec.evaluation.metrics.rank_of_target`.
+    Args:
+        model: any recommender.
+        cases: what to ask.
+        exclude_seen: leave known items out of lists and ranks.
+        list_length: k.
+        batch_size: cases at once, at most.
+        progress: called with the number of cases done and that of all.
     """
     training = model.training
     model.eval()
     device = next((tensor.device for tensor in model.buffers()), torch.device("cpu"))
-    ranks = torch.empty(len(cases))
+    window = 1 + max((len(case.later) for case in cases), default=0)
+    ranks = torch.full((len(cases), window), torch.nan)
+    lists = torch.zeros(len(cases), list_length, dtype=torch.int64)
     order = sorted(range(len(cases)), key=lambda i: len(cases[i].known))
-    for start in range(0, len(order), batch_size):
+    start = 0
+    while start < len(order):
         places = order[start : start + batch_size]
         batch = [cases[i] for i in places]
         inputs = model.assemble([case.known for case in batch])
         scores = model.score({name: tensor.to(device) for name, tensor in inputs.items()})
+        num_items = scores.shape[1]
         excluded = torch.zeros_like(scores, dtype=torch.bool)
+        excluded[:, PADDING_INDEX] = True
         if exclude_seen:
-            for row, case in zip(excluded, batch, strict=True):
-                row[torch.from_numpy(case.known.items).to(device)] = True
-        targets = torch.tensor([case.target for case in batch], device=device)
-        ranks[places] = rank_of_target(scores, targets, excluded).cpu()
+            rows = np.repeat(np.arange(len(batch)), [len(case.known) for case in batch])
+            items = np.concatenate([case.known.items for case in batch])
+            excluded[torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)] = True
+        targets = pad_items([np.append(case.target, case.later) for case in batch]).to(device)
+        for column in range(targets.shape[1]):
+            some = (targets[:, column] != PADDING_INDEX).nonzero()[:, 0]
+            found = rank_of_target(scores[some], targets[some, column], excluded[some])
+            ranks[torch.tensor(places)[some.cpu()], column] = found.cpu()
+        if list_length:
+            scores = scores.masked_fill_(excluded, -torch.inf)
+            best = scores.topk(min(list_length, num_items), dim=1)
+            lists[places, : best.indices.shape[1]] = best.indices.where(
+                best.values > -torch.inf, PADDING_INDEX
+            ).cpu()
+        start += len(places)
+        batch_size = max(1, min(batch_size, SCORES_AT_ONCE // num_items))
+        progress(start, len(cases))
     model.train(training)
-    return ranks
+    return Answers(ranks, lists)
 
 
-@torch.no_grad()
-def window_recall(
-    model: Recommender, histories: Sequence[IndexedHistory], *, window: int, k: int
-) -> float:
-    """Share of the last `window` events of users that are in the list made before them.
-
-    Items seen before count neither as listed nor as events.
-
-    Args:
-        model: in evaluation mode.
-        histories: those with no more than `window` events are left out.
-        window: events at the end of a history that are held back.
-        k: length of the list.
-    """
-    asked = [history for history in histories if len(history) > window]
-    known = [history.until(len(history) - window) for history in asked]
-    scores = model.score(model.assemble(known))
-    for row, history in zip(scores, known, strict=True):
-        row[[0, *history.items.tolist()]] = -torch.inf
-    listed = scores.topk(k, dim=1).indices
-    shares = []
-    for row, history, before in zip(listed, asked, known, strict=True):
-        ahead = set(history.items[-window:].tolist()) - set(before.items.tolist())
-        if ahead:
-            shares.append(len(ahead & set(row.tolist())) / len(ahead))
-    return float(np.mean(shares))
+def rank_cases(
+    model: Recommender, cases: Sequence[Case], *, exclude_seen: bool = True, batch_size: int = 256
+) -> Tensor:
+    """Ranks of the very next items alone, float [cases]; see `answer_cases`."""
+    answers = answer_cases(model, cases, exclude_seen=exclude_seen, batch_size=batch_size)
+    return answers.ranks[:, 0]
 
 
 def cold_metrics(ranks: Tensor, cases: Sequence[Case], occurrences: Tensor) -> dict[str, float]:

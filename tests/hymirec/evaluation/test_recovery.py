@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from hymirec.evaluation.protocol import cold_metrics, window_recall
+from hymirec.evaluation.protocol import cold_metrics
 from hymirec.evaluation.recovery import interest_topics, recovery
 from hymirec.inputs import IndexedHistory
 from hymirec.models.base import InterestRecommender
@@ -67,13 +67,6 @@ def test_recovery_by_hand():
 def test_no_older_topic_gives_no_number():
     found = recovery(TopicModel([[0, 0]]), [history(1, 4)], [{0, 1}], ITEM_TOPICS, k=3)
     assert np.isnan(found["recall_of_older"])
-
-
-def test_window_recall_counts_new_items_of_the_window_in_the_list():
-    model = TopicModel([[0, 1]])
-    # Known: item 1. Then 2, 1, 9, 4: of the new ones 2, 9 and 4, the list [4, 2, 5] holds two;
-    # item 1, seen, is neither listed nor counted.
-    assert window_recall(model, [history(1, 2, 1, 9, 4)], window=4, k=3) == pytest.approx(2 / 3)
 
 
 def test_cold_metrics_are_those_of_targets_without_occurrences():
