@@ -56,16 +56,6 @@ def metrics_of(model: Recommender, cases: list[Case]) -> dict[str, float]:
     }
 
 
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """The same recipe from another seed."""
-    return recipe.model_copy(
-        update={
-            name: getattr(recipe, name).model_copy(update={"seed": seed})
-            for name in ("first_training", "training")
-        }
-    )
-
-
 def run_hymirec(dataset: Dataset, recipe: Recipe, work: Path) -> dict[str, dict[str, float]]:
     """Both stages of HyMiRec, and the first alone."""
     started = time.perf_counter()
@@ -119,7 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         for seed in range(arguments.seeds):
-            recipe = with_seed(get_recipe(arguments.recipe), seed)
+            recipe = get_recipe(arguments.recipe).with_seed(seed)
             for name, run in (("hymirec", run_hymirec), ("sasrec", run_sasrec)):
                 if name in arguments.models.split(","):
                     place = work / f"{name}-{seed}"

@@ -9,6 +9,7 @@ from hymirec.codebook.base import Codebook
 from hymirec.codebook.kinds import (
     PRESETS,
     CodebookConfig,
+    ExactConfig,
     codebook_from_tensors,
     fit_codebook,
     load_codebook,
@@ -21,6 +22,7 @@ __all__ = [
     "AdditiveConfig",
     "Codebook",
     "CodebookConfig",
+    "ExactConfig",
     "ResidualCodebook",
     "ResidualConfig",
     "codebook_from_tensors",

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hymirec.codebook.additive import AdditiveCodebook, AdditiveConfig
-from hymirec.codebook.base import Codebook
+from hymirec.codebook.base import Codebook, checked_vectors
 from hymirec.codebook.residual import ResidualCodebook, ResidualConfig
 from hymirec.errors import DataError
 
-CodebookConfig = Annotated[ResidualConfig | AdditiveConfig, Field(discriminator="kind")]
+MAX_EXACT = 65_536
+
+
+class ExactConfig(BaseModel):
+    """No codebook, to see what one costs: every vector is an entry, a code the place of its own.
+
+    Of catalogues up to 65,536 items.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["exact"] = "exact"
+
+
+AnyConfig = ResidualConfig | AdditiveConfig | ExactConfig
+CodebookConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 """Settings of any codebook; `kind` tells which."""
 
-PRESETS: dict[str, ResidualConfig | AdditiveConfig] = {
+PRESETS: dict[str, AnyConfig] = {
     "paper": ResidualConfig(num_layers=3, num_entries=256),
     "compact": AdditiveConfig(num_layers=9, num_entries=256),
     "euclidean": AdditiveConfig(num_layers=9, num_entries=256, beam=1, num_refits=0),
@@ -33,9 +48,7 @@ quantisation that the paper compares the cosine with.
 _KINDS: tuple[type[Codebook], ...] = (ResidualCodebook, AdditiveCodebook)
 
 
-def fit_codebook(
-    vectors: Tensor, config: ResidualConfig | AdditiveConfig, *, seed: int = 0
-) -> Codebook:
+def fit_codebook(vectors: Tensor, config: AnyConfig, *, seed: int = 0) -> Codebook:
     """Learn a codebook of the kind that the settings are of.
 
     Args:
@@ -44,8 +57,16 @@ def fit_codebook(
         seed: of the draws; the same vectors, settings and seed give the same codebook.
 
     Raises:
-        DataError: there are no vectors, or some are not finite.
+        DataError: there are no vectors, or some are not finite, or too many for `ExactConfig`.
     """
+    if isinstance(config, ExactConfig):
+        distinct = checked_vectors(vectors).unique(dim=0)
+        if not 0 < len(distinct) <= MAX_EXACT:
+            raise DataError(
+                f"codebook: {len(distinct)} distinct vectors; without a codebook there can be "
+                f"1 to {MAX_EXACT}"
+            )
+        return AdditiveCodebook(distinct[None], beam=1)
     if isinstance(config, AdditiveConfig):
         return AdditiveCodebook.fit(vectors, config, seed=seed)
     return ResidualCodebook.fit(vectors, config, seed=seed)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hymirec.errors import UsageError
-from hymirec.recipes.base import Recipe
+from hymirec.recipes.ablations import ABLATIONS, SWEEPS
+from hymirec.recipes.base import BaselineRecipe, Recipe
+from hymirec.recipes.baselines import BASELINES, get_baseline
 from hymirec.recipes.full import demo, small, tiny
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -25,4 +27,14 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-__all__ = ["DEFAULT_RECIPE", "RECIPES", "Recipe", "get_recipe"]
+__all__ = [
+    "ABLATIONS",
+    "BASELINES",
+    "DEFAULT_RECIPE",
+    "RECIPES",
+    "SWEEPS",
+    "BaselineRecipe",
+    "Recipe",
+    "get_baseline",
+    "get_recipe",
+]

@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer, SerializeAsAny
 
 from hymirec.codebook import CodebookConfig
 from hymirec.encoder import EncoderConfig
+from hymirec.models.base import Baseline
 from hymirec.models.hymirec import HyMiRecConfig
 from hymirec.models.nextitem import NextItemConfig
 from hymirec.models.pretrained import PretrainedConfig
 from hymirec.training import TrainingConfig
 
 
-class Recipe(BaseModel):
+class Settings(BaseModel):
     """Every setting of a run; logged whole with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+
+    def flat(self) -> dict[str, Any]:
+        """Settings as `part.name: value`, the form that experiment trackers take."""
+        return dict(_flatten("", self.model_dump(mode="json")))
+
+
+class BaselineRecipe(Settings):
+    """A run of a model that HyMiRec is compared with."""
+
+    title: str
+    """As tables name it."""
+    paper: str
+    """Who proposed it, where; empty where nobody in particular did."""
+    model: Annotated[type[Baseline], PlainSerializer(lambda model: model.__name__)]
+    settings: SerializeAsAny[BaseModel]
+    """Of the model's `config_type`."""
+    training: TrainingConfig | None = None
+    """None for a model that learns nothing by steps."""
+
+    def with_seed(self, seed: int) -> BaselineRecipe:
+        """The same from another seed."""
+        if self.training is None:
+            return self
+        return self.model_copy(update={"training": self.training.model_copy(update={"seed": seed})})
+
+
+class Recipe(Settings):
+    """A run of HyMiRec."""
+
     encoder: EncoderConfig
     first_stage: NextItemConfig
     first_training: TrainingConfig
@@ -29,9 +59,13 @@ class Recipe(BaseModel):
 
     def at_rate(self, learning_rate: float | None) -> Recipe:
         """The same with another learning rate in all trainings; None changes nothing."""
-        if learning_rate is None:
-            return self
-        other = {"learning_rate": learning_rate}
+        return self if learning_rate is None else self._training(learning_rate=learning_rate)
+
+    def with_seed(self, seed: int) -> Recipe:
+        """The same from another seed."""
+        return self._training(seed=seed)
+
+    def _training(self, **other: Any) -> Recipe:
         return self.model_copy(
             update={
                 "first_training": self.first_training.model_copy(update=other),
@@ -49,10 +83,6 @@ class Recipe(BaseModel):
         pooling = "mean" if pretrained.tuning == "frozen" else "last"
         encoder = self.encoder.model_copy(update={"backbone": backbone, "pooling": pooling})
         return self.model_copy(update={"encoder": encoder})
-
-    def flat(self) -> dict[str, Any]:
-        """Settings as `part.name: value`, the form that experiment trackers take."""
-        return dict(_flatten("", self.model_dump(mode="json")))
 
 
 def _flatten(prefix: str, value: Any) -> list[tuple[str, Any]]:
