@@ -19,7 +19,6 @@ import json
 import logging
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -34,18 +33,10 @@ from hymirec.inputs import index_history, index_interactions, number_items
 from hymirec.models.base import Recommender
 from hymirec.models.sasrec import SASRec, SASRecConfig
 from hymirec.recipes import Recipe, get_recipe
-from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.schema import ITEM_ID
 from hymirec.splits import Case, LeaveLastSplit, count_items
 
 MODELS = ("hymirec", "sasrec")
-
-
-def frequent_users(dataset: Dataset, min_events: int) -> Dataset:
-    """Users with so many events at least, and the items they have."""
-    counts = dataset.interactions.groupby(USER_ID)[ITEM_ID].transform("size")
-    interactions = dataset.interactions[counts >= min_events].reset_index(drop=True)
-    items = dataset.items[dataset.items[ITEM_ID].isin(set(interactions[ITEM_ID]))]
-    return replace(dataset, interactions=interactions, items=items.reset_index(drop=True))
 
 
 def metrics_of(model: Recommender, cases: list[Case]) -> dict[str, float]:
@@ -104,7 +95,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("transformers").setLevel(logging.WARNING)
-    dataset = frequent_users(load(arguments.data), arguments.min_events)
+    dataset = load(arguments.data).with_frequent_users(arguments.min_events)
     runs: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hymirec.datasets import Dataset, load, read, write
+from hymirec.errors import DataError
 from hymirec.home import Home
 from hymirec.schema import USER_ID
 
@@ -26,9 +27,22 @@ class DataRef:
         return read(self.directory)
 
 
-def ingest(home: Home, source: Path) -> DataRef:
-    """Read a folder of data and keep its canonical form, once per content."""
+def ingest(home: Home, source: Path, *, min_events: int = 1) -> DataRef:
+    """Read a folder of data and keep its canonical form, once per content.
+
+    Args:
+        home: where it is kept.
+        source: the folder.
+        min_events: users with fewer are left out, and items that then nobody has.
+
+    Raises:
+        DataError: see `hymirec.datasets.load`; or no user has so many events.
+    """
     dataset = load(source)
+    if min_events > 1:
+        dataset = dataset.with_frequent_users(min_events)
+        if dataset.interactions.empty:
+            raise DataError(f"{source}: no user has {min_events} events")
     digest = dataset.digest()
     directory = home.data / digest
     if not directory.exists():

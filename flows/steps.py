@@ -14,7 +14,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from hymirec.home import Home
 log = logging.getLogger(__name__)
 
 LIBRARY = Path(hymirec.__file__).parent
+COST = "cost.json"
 
 
 @contextmanager
@@ -51,6 +52,11 @@ class StepResult:
     digest: str
     skipped: bool
 
+    @property
+    def cost(self) -> dict[str, float]:
+        """What the step took when it was done: `seconds` and `peak_mb`, see `measured`."""
+        return json.loads((self.directory / COST).read_text())
+
 
 def run_step(
     home: Home, name: str, inputs: Mapping[str, object], work: Callable[[Path, Path], None]
@@ -76,12 +82,33 @@ def run_step(
         shutil.rmtree(output)
     output.mkdir(parents=True)
     checkpoints.mkdir(exist_ok=True)
-    started = time.monotonic()
-    work(output, checkpoints)
+    with measured() as cost:
+        work(output, checkpoints)
+    (output / COST).write_text(json.dumps(cost))
     output.rename(final)
     shutil.rmtree(partial)
-    log.info("%s: done in %.1f s", name, time.monotonic() - started)
+    log.info("%s: done in %.1f s", name, cost["seconds"])
     return StepResult(name, final, digest, skipped=False)
+
+
+@contextmanager
+def measured() -> Iterator[dict[str, float]]:
+    """Measure what happens inside; the numbers are there once it has ended.
+
+    `seconds` of wall time, of this attempt if an earlier one was interrupted; `peak_mb`, the most
+    memory this process held meanwhile, where the system tells (Linux), all it held before included.
+    """
+    cost: dict[str, float] = {}
+    resettable = Path("/proc/self/clear_refs")
+    with suppress(OSError):
+        resettable.write_text("5")  # the peak counts from here
+    started = time.monotonic()
+    yield cost
+    cost["seconds"] = time.monotonic() - started
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        cost["peak_mb"] = int(peak.split()[1]) / 1024
 
 
 def step_digest(name: str, inputs: Mapping[str, object]) -> str:

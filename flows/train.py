@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-
-import pandas as pd
 
 from features.offline import read_histories
 from flows.data import DataRef
@@ -19,15 +18,16 @@ from flows.encode import (
 from flows.steps import StepResult, run_step
 from flows.tracking import log_metrics, run_training_step
 from hymirec.evaluation.metrics import summarise
-from hymirec.evaluation.protocol import cold_metrics, rank_cases
+from hymirec.evaluation.protocol import rank_cases
+from hymirec.evaluation.report import Catalogue, evaluate
 from hymirec.fitting import fit_recommender
 from hymirec.home import Home
 from hymirec.inputs import IndexedHistory, index_history, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.popularity import PopularityRecommender
 from hymirec.recipes import Recipe
-from hymirec.schema import ITEM_ID, USER_ID
-from hymirec.splits import LeaveLastSplit, asks_about, count_items
+from hymirec.schema import ITEM_ID
+from hymirec.splits import LeaveLastSplit, count_items
 from hymirec.training import LogMetrics
 
 
@@ -40,15 +40,19 @@ def read_training_histories(
     return list(histories), [index_history(history, index) for history in histories.values()]
 
 
+ReadHistories = Callable[[Home, DataRef, str], tuple[list[str], list[IndexedHistory]]]
+"""From a home, its data and a codebook's id to user ids and histories."""
+
+
 def train_recommender(
     home: Home, data: DataRef, encoder: StepResult, codebook: StepResult, recipe: Recipe,
-    run_id: str,
+    run_id: str, *, read: ReadHistories = read_training_histories,
 ) -> StepResult:  # fmt: skip
-    """Train the hybrid recommender."""
+    """Train the hybrid recommender; wherever histories are read from, they are the same."""
 
     def work(output: Path, checkpoints: Path, log_metrics: LogMetrics) -> None:
         book = read_codebook(codebook)
-        _, histories = read_training_histories(home, data, book.id)
+        _, histories = read(home, data, book.id)
         model = fit_recommender(
             read_embeddings(encoder),
             read_first_stage(encoder),
@@ -73,30 +77,22 @@ def evaluate_recommender(
 ) -> StepResult:
     """Rank every user's test item with the model and with popularity.
 
-    Writes `metrics.json` and, for comparisons user by user, `ranks.parquet`.
+    Writes `metrics.json` and, for comparisons user by user, `users.parquet`.
     """
 
     def work(output: Path, checkpoints: Path) -> None:
         book = read_codebook(codebook)
         users, histories = read_training_histories(home, data, book.id)
         split = LeaveLastSplit(histories)
-        cases = split.test
+        items = read_items(data)
+        occurrences = count_items(split.training, len(items))
         model = read_recommender(recommender)
-        occurrences = count_items(split.training, len(model.item_vectors()) - 1)
-        popularity = PopularityRecommender(occurrences)
-        ranks, popular_ranks = rank_cases(model, cases), rank_cases(popularity, cases)
-        with_seen = rank_cases(model, cases, exclude_seen=False)
-        metrics = {
-            "metrics": summarise(ranks)
-            | {f"seen_kept_{name}": value for name, value in summarise(with_seen).items()}
-            | cold_metrics(ranks, cases, occurrences),
-            "popularity": summarise(popular_ranks),
-        }
+        report = evaluate(model, split.test, users, Catalogue.of(items, occurrences))
+        popularity = rank_cases(PopularityRecommender(occurrences), split.test)
+        metrics = {"metrics": report.metrics, "popularity": summarise(popularity)}
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2))
-        asked = [user for user, h in zip(users, histories, strict=True) if asks_about(h)]
-        pd.DataFrame(
-            {USER_ID: asked, "rank": ranks.numpy(), "popularity_rank": popular_ranks.numpy()}
-        ).to_parquet(output / "ranks.parquet", index=False)
+        table = report.users.assign(popularity_rank=popularity.numpy())
+        table.to_parquet(output / "users.parquet", index=False)
 
     step = run_step(home, "evaluation", {"recommender": recommender.digest}, work)
     metrics = read_metrics(step)

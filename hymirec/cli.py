@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -127,13 +128,54 @@ def fit(
 
 
 @app.command()
+def benchmark(
+    data: Annotated[Path | None, typer.Option(help="Folder with interactions and items.")] = None,
+    models: Annotated[
+        str, typer.Option(help="Names with commas between, module:function, or all.")
+    ] = "all",
+    recipe: RecipeOption = "small",
+    seeds: Annotated[int, typer.Option(help="Trainings of each model.", min=1)] = 3,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="HyMiRec without each of its parts, too.")
+    ] = False,
+    sweep: Annotated[str, typer.Option(help="interests, window or both, with a comma.")] = "",
+    min_events: Annotated[int, typer.Option(help="Leave out users with fewer events.", min=1)] = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The built-in world, the demo's recipe, one seed.")
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and compare models on one data set; interrupted, it goes on where it stopped."""
+    if (data is None) != quick:
+        raise UsageError("a benchmark is either on --data DIR or --quick")
+    if data is not None and not data.is_dir():
+        raise UsageError(f"{data} is not a folder")
+    place = _configured(home).create()
+    if data is None:
+        data, recipe, seeds = _built_in_world(place), "demo", 1
+    from flows.benchmark import benchmark as flow
+    from flows.benchmark import contenders
+    from hymirec.recipes import get_recipe
+
+    names, swept = _listed(models), _listed(sweep)
+    contenders(get_recipe(recipe), names, ablations=ablations, sweeps=swept)
+    result = _interruptible(
+        lambda: flow(
+            data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
+            ablations=ablations, sweeps=swept, min_events=min_events,
+        )
+    )  # fmt: skip
+    _print_comparison(result.table)
+    if as_json:
+        print(json.dumps(result.to_json()))
+
+
+@app.command()
 def demo(home: HomeOption = DEFAULT_HOME) -> None:
     """Run everything on the built-in world and show what comes out."""
     place = _configured(home).create()
-    from hymirec.datasets.synthetic import WorldConfig, generate, write_world
-
-    world = place.root / "world"
-    write_world(generate(WorldConfig()), world)
+    world = _built_in_world(place)
     result = _run_pipeline(home, world, "demo")
 
     from flows.settings import CHAMPION, MODEL_NAME
@@ -285,15 +327,33 @@ def _run_pipeline(
     get_recipe(recipe)
     text_model = _text_model(backbone, tuning, download=download)
     place.create()
+    from flows.pipeline import pipeline as flow
+
+    return _interruptible(
+        lambda: flow(data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model)
+    )
+
+
+def _interruptible(run: Callable[[], Any]) -> Any:
     # Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.default_int_handler)
-    from flows.pipeline import pipeline as flow
-
     try:
-        return flow(data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model)
+        return run()
     except KeyboardInterrupt as error:
         raise InterruptedRunError("interrupted: the same command goes on from here") from error
+
+
+def _built_in_world(place: Home) -> Path:
+    from hymirec.datasets.synthetic import WorldConfig, generate, write_world
+
+    world = place.root / "world"
+    write_world(generate(WorldConfig()), world)
+    return world
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _text_model(backbone: str, tuning: Tuning, *, download: bool) -> Any:
@@ -329,6 +389,30 @@ def _print_table(title: str, result: dict[str, dict[str, float]]) -> None:
         table.add_column(name, justify="right")
     for label, part in (("HyMiRec", "metrics"), ("popularity", "popularity")):
         table.add_row(label, *(f"{result[part][name]:.4f}" for name in names))
+    out.print(table)
+
+
+def _print_comparison(records: list[dict[str, Any]]) -> None:
+    from hymirec.evaluation.table import HEADLINE, mark
+
+    table = Table(title="test items ranked among all unseen", caption_justify="left")
+    table.add_column("")
+    for name in (*HEADLINE, "training", "parameters", "memory"):
+        table.add_column(name, justify="right")
+    for record in records:
+        cells = []
+        for metric in HEADLINE:
+            spread = f" ±{record[f'{metric} sd']:.4f}" if f"{metric} sd" in record else ""
+            cells.append(f"{record[metric]:.4f}{spread} {mark(record, metric) or ' '}")
+        table.add_row(
+            record["model"], *cells, f"{record['seconds']:.0f} s",
+            f"{record['parameters']:,.0f}", f"{record['peak_mb']:,.0f} MB",
+        )  # fmt: skip
+    if len(records) > 1:
+        table.caption = (
+            f"▼ worse than {records[0]['model']}, ▲ better: paired permutation test over users, "
+            "p ≤ 0.05 after Holm's correction"
+        )
     out.print(table)
 
 

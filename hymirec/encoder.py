@@ -175,9 +175,9 @@ class EncoderConfig(BaseModel):
     last, at most some steps ago."""
     free_vectors: bool = True
     """Learn a vector of each item's own beside its text: behaviour that no title tells."""
-    text_size: PositiveFloat = 0.1
-    """Of a coordinate of what text says of an item at the start, where its own vector has
-    `START_SIZE`: the larger, the longer text leads."""
+    text_events: PositiveFloat = 30.0
+    """How many events of an item its text counts as, where it has a vector of its own: an item
+    with as many is told half by the one, half by the other; one without any by text alone."""
     text_weight: NonNegativeFloat = 0.05
     """Of the loss that teaches text to stand alone, beside vectors of the items' own."""
     text_temperature: PositiveFloat = 0.07
@@ -309,8 +309,6 @@ class ItemTower(Tower):
         if self.free is not None:
             # Only directions count: the shorter a vector, the further a step turns it.
             nn.init.normal_(self.free.weight, std=START_SIZE)
-        nn.init.normal_(self.project.weight, std=config.text_size * self.encoder.hidden_width**-0.5)
-        nn.init.zeros_(self.project.bias)
         self.register_buffer("tokens", tokens)
         self.register_buffer("last_read", torch.zeros(len(tokens), self.encoder.hidden_width))
         self.register_buffer("occurrences", interactions)
@@ -348,11 +346,14 @@ class ItemTower(Tower):
         by_text = self.project(text)
         if self.free is None:
             return normalize(by_text, dim=1), by_text.new_zeros(())
-        known = self.occurrences[items] > 0
-        vectors = normalize(by_text + self.free(items) * known[:, None], dim=1)
+        by_text = normalize(by_text, dim=1)
+        # Of a hundred events, a text that counts as ten says a tenth.
+        trust = self.settings.text_events / (self.settings.text_events + self.occurrences[items])
+        own = normalize(self.free(items), dim=1)
+        vectors = normalize(own.lerp(by_text, trust[:, None]), dim=1)
         if not self.training:
             return vectors, by_text.new_zeros(())
-        alone = normalize(by_text[fresh], dim=1)
+        alone = by_text[fresh]
         logits = alone @ vectors.detach().T / self.settings.text_temperature
         return vectors, self.settings.text_weight * cross_entropy(logits, fresh)
 

@@ -23,7 +23,7 @@ from hymirec.catalogue import make_tower
 from hymirec.checkpoints import check_settings
 from hymirec.codebook import Codebook, fit_codebook
 from hymirec.datasets import Dataset
-from hymirec.errors import DataError
+from hymirec.errors import DataError, UsageError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.examples import CutPointExamples
@@ -35,16 +35,16 @@ from hymirec.inputs import (
     index_interactions,
     number_items,
 )
-from hymirec.models.base import TrainedRecommender
+from hymirec.models.base import Baseline, TrainedRecommender, TrainingData
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
 from hymirec.models.popularity import PopularityRecommender
 from hymirec.models.pretrained import without_adapters
 from hymirec.package import RecommenderPackage
 from hymirec.processes import join_processes, on_main
-from hymirec.recipes.base import Recipe
+from hymirec.recipes.base import BaselineRecipe, Recipe
 from hymirec.schema import ITEM_ID
-from hymirec.splits import Case, LeaveLastSplit, count_items
+from hymirec.splits import Case, LeaveLastSplit, Split, count_items
 from hymirec.training import LogMetrics, TrainingConfig, train
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,36 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
     return Fitted(package, histories, first_stage)
 
 
+def fit_baseline(
+    recipe: BaselineRecipe,
+    items: pd.DataFrame,
+    split: Split,
+    *,
+    directory: Path,
+    log_metrics: LogMetrics = lambda metrics, step: None,
+) -> Baseline:
+    """Make a baseline and train it if it learns by steps.
+
+    Args:
+        recipe: settings.
+        items: the canonical items table; row i is item index i + 1.
+        split: what it may learn from and validate on.
+        directory: for checkpoints.
+        log_metrics: called after every epoch.
+    """
+    torch.manual_seed(recipe.training.seed if recipe.training else 0)
+    data = TrainingData(items, split.training, directory / "first_read")
+    model = recipe.model.build(data, recipe.settings)
+    if recipe.training is not None:
+        if not isinstance(model, TrainedRecommender):
+            raise UsageError(f"recipe {recipe.name}: {type(model).__name__} takes no training")
+        fit_model(
+            model, split, recipe.training,
+            directory=directory / "trainer", name=recipe.name, log_metrics=log_metrics,
+        )  # fmt: skip
+    return model.eval()
+
+
 def fit_encoder(
     items: pd.DataFrame,
     histories: Sequence[IndexedHistory],
@@ -178,7 +208,7 @@ def fit_encoder(
 
 def fit_model(
     model: TrainedRecommender,
-    split: LeaveLastSplit,
+    split: Split,
     config: TrainingConfig,
     *,
     directory: Path,

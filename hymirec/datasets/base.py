@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
+
+from hymirec.schema import ITEM_ID, USER_ID
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,10 @@ class Dataset:
             digest.update(",".join(map(str, frame.columns)).encode())
             digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def with_frequent_users(self, min_events: int) -> Dataset:
+        """Keep users with so many events at least, and the items they have."""
+        counts = self.interactions.groupby(USER_ID)[ITEM_ID].transform("size")
+        kept = self.interactions[counts >= min_events].reset_index(drop=True)
+        items = self.items[self.items[ITEM_ID].isin(set(kept[ITEM_ID]))].reset_index(drop=True)
+        return replace(self, interactions=kept, items=items)

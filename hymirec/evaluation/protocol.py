@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hymirec.evaluation.metrics import rank_of_target, summarise
+from hymirec.evaluation.metrics import rank_of_target
 from hymirec.inputs import pad_items
 from hymirec.models.base import Recommender
 from hymirec.schema import PADDING_INDEX
@@ -82,7 +82,7 @@ def answer_cases(
             found = rank_of_target(scores[some], targets[some, column], excluded[some])
             ranks[torch.tensor(places)[some.cpu()], column] = found.cpu()
         if list_length:
-            scores = scores.masked_fill_(excluded, -torch.inf)
+            scores = scores.masked_fill(excluded, -torch.inf)
             best = scores.topk(min(list_length, num_items), dim=1)
             lists[places, : best.indices.shape[1]] = best.indices.where(
                 best.values > -torch.inf, PADDING_INDEX
@@ -100,21 +100,3 @@ def rank_cases(
     """Ranks of the very next items alone, float [cases]; see `answer_cases`."""
     answers = answer_cases(model, cases, exclude_seen=exclude_seen, batch_size=batch_size)
     return answers.ranks[:, 0]
-
-
-def cold_metrics(ranks: Tensor, cases: Sequence[Case], occurrences: Tensor) -> dict[str, float]:
-    """Metrics of the cases whose target was never seen in training: recommended by text alone.
-
-    Args:
-        ranks: [number of cases].
-        cases: what was asked.
-        occurrences: int64 [N + 1], how often an item occurs in training.
-
-    Returns:
-        `cold_cases`, their number, and where there are any, metrics with the prefix `cold_`.
-    """
-    cold = occurrences[[case.target for case in cases]] == 0
-    table = {"cold_cases": float(cold.sum())}
-    if cold.any():
-        table |= {f"cold_{name}": value for name, value in summarise(ranks[cold]).items()}
-    return table

@@ -52,6 +52,7 @@ def tiny() -> Recipe:
             backbone=BackboneConfig(num_layers=1, num_heads=2, dropout=0.0),
             vocab_size=512,
             texts_per_step=32,
+            text_events=100,
         ),
         first_stage=NextItemConfig(backbone=backbone, num_recent=20, num_negatives=128),
         first_training=TrainingConfig(num_epochs=6, batch_size=16, learning_rate=3e-3),

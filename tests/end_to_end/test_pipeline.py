@@ -145,7 +145,7 @@ def test_two_homes_do_not_meet(home, tmp_path):
 
 def test_evaluation_is_kept_user_by_user(home, result):
     (directory,) = home.runs.glob("evaluation-*")
-    ranks = pd.read_parquet(directory / "ranks.parquet")
+    ranks = pd.read_parquet(directory / "users.parquet")
     assert len(ranks) == 120
     assert (ranks["rank"] <= 10).mean() == pytest.approx(result["metrics"]["R@10"])
     kept = json.loads((directory / "metrics.json").read_text())

@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from hymirec.evaluation.protocol import cold_metrics
 from hymirec.evaluation.recovery import interest_topics, recovery
 from hymirec.inputs import IndexedHistory
 from hymirec.models.base import InterestRecommender
-from hymirec.splits import Case, ColdItemSplit
+from hymirec.splits import ColdItemSplit
 
 ITEM_TOPICS = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])  # of items 1 to 9
 
@@ -67,16 +66,6 @@ def test_recovery_by_hand():
 def test_no_older_topic_gives_no_number():
     found = recovery(TopicModel([[0, 0]]), [history(1, 4)], [{0, 1}], ITEM_TOPICS, k=3)
     assert np.isnan(found["recall_of_older"])
-
-
-def test_cold_metrics_are_those_of_targets_without_occurrences():
-    ranks = torch.tensor([1.0, 20.0, 3.0, 300.0])
-    cases = [Case(history(1), target) for target in (1, 2, 3, 2)]
-    found = cold_metrics(ranks, cases, torch.tensor([0, 5, 0, 1]))
-    assert found["cold_cases"] == 2
-    assert found["cold_R@10"] == 0
-    assert found["cold_R@50"] == 0.5
-    assert cold_metrics(ranks, cases, torch.tensor([0, 5, 1, 1])) == {"cold_cases": 0}
 
 
 def test_cold_items_leave_training_and_are_asked_about_once_a_user():

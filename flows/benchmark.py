@@ -1,0 +1,260 @@
+"""HyMiRec, its ablations and the baselines on one data set: trained, evaluated, compared.
+
+Every model and seed is a step of its own, so that an interrupted benchmark goes on where it stopped
+and one that is asked for more models trains only those. Each has an MLflow run below the
+benchmark's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.data import DataRef, ingest
+from flows.encode import build_codebook, read_codebook, read_codes, read_items, train_encoder
+from flows.pipeline import FLOW_RUN_TAG, step
+from flows.steps import StepResult, alone_in, run_step
+from flows.tracking import log_metrics, log_parameters, run_training_step, tracked_run
+from flows.train import read_recommender, train_recommender
+from hymirec.errors import UsageError
+from hymirec.evaluation.report import RANK, Catalogue, evaluate
+from hymirec.evaluation.table import Row, table_of
+from hymirec.fitting import fit_baseline
+from hymirec.home import Home
+from hymirec.inputs import (
+    IndexedHistory,
+    build_histories,
+    index_history,
+    index_interactions,
+    number_items,
+)
+from hymirec.models.base import Recommender
+from hymirec.recipes import (
+    ABLATIONS,
+    BASELINES,
+    SWEEPS,
+    BaselineRecipe,
+    Recipe,
+    get_baseline,
+    get_recipe,
+)
+from hymirec.recipes.ablations import variant
+from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.splits import LeaveLastSplit, count_items
+
+log = logging.getLogger(__name__)
+
+OURS = "hymirec"
+MODEL_TAG, SEED_TAG, BENCHMARK_TAG = "model", "seed", "benchmark"
+USERS, METRICS = "users.parquet", "metrics.json"
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What a benchmark came to.
+
+    Attributes:
+        run_id: the MLflow run.
+        rows: one a model and seed, with all metrics.
+        table: one a model, over seeds, compared with the first.
+    """
+
+    run_id: str
+    rows: list[Row]
+    table: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return asdict(self) | {"rows": [row.to_json() for row in self.rows]}
+
+
+def contenders(
+    size: Recipe, models: Sequence[str], *, ablations: bool, sweeps: Sequence[str]
+) -> dict[str, Recipe | BaselineRecipe]:
+    """Recipes by the names under which tables show them, HyMiRec first where it takes part.
+
+    Args:
+        size: HyMiRec's own recipe, whose sizes the others take.
+        models: names; `all` for HyMiRec and every baseline.
+        ablations: take HyMiRec's ablations too.
+        sweeps: names of `hymirec.recipes.SWEEPS` to take too.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    names = [OURS, *BASELINES] if list(models) == ["all"] else list(dict.fromkeys(models))
+    names = sorted(names, key=lambda name: name != OURS)
+    found: dict[str, Recipe | BaselineRecipe] = {}
+    for name in names:
+        recipe = size if name == OURS else get_baseline(name, size)
+        found["HyMiRec" if isinstance(recipe, Recipe) else recipe.title] = recipe
+    unknown = [name for name in sweeps if name not in SWEEPS]
+    if unknown:
+        raise UsageError(f"no sweep is called {unknown[0]!r}; there are {', '.join(SWEEPS)}")
+    changes = dict(ABLATIONS) if ablations else {}
+    for name in sweeps:
+        changes |= SWEEPS[name]
+    for name, change in changes.items():
+        found[f"HyMiRec, {name.replace('_', ' ')}"] = variant(size, name, change)
+    return found
+
+
+@flow(name="benchmark", validate_parameters=False)
+def benchmark(
+    data: Path,
+    home: Path,
+    recipe: str,
+    models: Sequence[str] = ("all",),
+    seeds: int = 1,
+    ablations: bool = False,
+    sweeps: Sequence[str] = (),
+    min_events: int = 1,
+) -> BenchmarkResult:
+    """Train, evaluate and compare.
+
+    Args:
+        data: a folder that `hymirec.datasets.load` reads.
+        home: where all state goes.
+        recipe: HyMiRec's, by name; the baselines take its sizes.
+        models: see `contenders`.
+        seeds: from 0.
+        ablations: see `contenders`.
+        sweeps: see `contenders`.
+        min_events: users with fewer are left out.
+    """
+    size = get_recipe(recipe)
+    chosen = contenders(size, models, ablations=ablations, sweeps=sweeps)
+    place = Home.at(home).create()
+    tags = {FLOW_RUN_TAG: str(flow_run.get_id() or ""), BENCHMARK_TAG: "true"}
+    with alone_in(place), tracked_run(place, f"benchmark {size.name}", tags) as run_id:
+        ref = ingest(place, data, min_events=min_events)
+        log_parameters(
+            run_id,
+            {"data.name": ref.name, "data.digest": ref.digest, "recipe": recipe, "seeds": seeds,
+             "models": ", ".join(chosen)},
+        )  # fmt: skip
+        rows = []
+        for seed in range(seeds):
+            for title, its_recipe in chosen.items():
+                log.info("benchmark: %s, seed %d", title, seed)
+                task = step(f"{title}, seed {seed}")(run_contender)
+                rows.append(task(place, ref, title, its_recipe, seed, run_id))
+        table = table_of(rows)
+        mlflow.log_table(pd.DataFrame([row.flat() for row in rows]), "rows.json")
+        mlflow.log_table(pd.DataFrame(table), "table.json")
+    return BenchmarkResult(run_id, rows, table)
+
+
+def run_contender(
+    home: Home,
+    data: DataRef,
+    title: str,
+    recipe: Recipe | BaselineRecipe,
+    seed: int,
+    parent: str,
+) -> Row:
+    """Train one model from one seed, unless that was done before, and log it as a run."""
+    recipe = recipe.with_seed(seed)
+    client = mlflow.MlflowClient()
+    run = client.create_run(
+        client.get_run(parent).info.experiment_id,
+        run_name=f"{title}, seed {seed}",
+        tags={
+            "mlflow.parentRunId": parent, MODEL_TAG: title, SEED_TAG: str(seed),
+            "data.digest": data.digest,
+        },
+    )  # fmt: skip
+    run_id = run.info.run_id
+    status = "FAILED"
+    try:
+        log_parameters(run_id, recipe.flat() | {"data.digest": data.digest})
+        if isinstance(recipe, Recipe):
+            row = _train_hymirec(home, data, title, recipe, seed, run_id)
+        else:
+            row = _train_baseline(home, data, title, recipe, seed, run_id)
+        log_metrics(run_id, {f"test/{name}": value for name, value in row.metrics.items()})
+        log_metrics(run_id, {f"cost/{name}": value for name, value in row.cost.items()})
+        client.log_artifact(run_id, str(row.users), "evaluation")
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run_id, status)
+    return row
+
+
+def _train_hymirec(
+    home: Home, data: DataRef, title: str, recipe: Recipe, seed: int, run_id: str
+) -> Row:
+    encoder = train_encoder(home, data, recipe, run_id)
+    codebook = build_codebook(home, encoder, recipe, run_id)
+
+    def read(home: Home, data: DataRef, codebook_id: str) -> tuple[list[str], list[IndexedHistory]]:
+        dataset = data.read()
+        ids = dataset.items[ITEM_ID].tolist()
+        index = number_items(ids)
+        histories = build_histories(dataset.interactions, ids, read_codes(codebook), codebook_id)
+        return list(histories), [index_history(one, index) for one in histories.values()]
+
+    done = train_recommender(home, data, encoder, codebook, recipe, run_id, read=read)
+    users, histories = read(home, data, read_codebook(codebook).id)
+    model = read_recommender(done)
+    steps = (encoder, codebook, done)
+    return _evaluated(home, data, title, seed, model, done, steps, users, histories)
+
+
+def _train_baseline(
+    home: Home, data: DataRef, title: str, recipe: BaselineRecipe, seed: int, run_id: str
+) -> Row:
+    dataset = data.read()
+    index = number_items(dataset.items[ITEM_ID].tolist())
+    histories = index_interactions(dataset.interactions, index)
+    users = dataset.interactions[USER_ID].drop_duplicates().tolist()
+
+    def work(output: Path, checkpoints: Path, log: Any) -> None:
+        split = LeaveLastSplit(histories)
+        model = fit_baseline(recipe, dataset.items, split, directory=checkpoints, log_metrics=log)
+        model.save(output / "model")
+
+    inputs = {"data": data.digest, **recipe.model_dump(mode="json")}
+    done = run_training_step(home, recipe.name, inputs, run_id, work)
+    model = recipe.model.load(done.directory / "model")
+    return _evaluated(home, data, title, seed, model, done, (done,), users, histories)
+
+
+def _evaluated(
+    home: Home,
+    data: DataRef,
+    title: str,
+    seed: int,
+    model: Recommender,
+    trained: StepResult,
+    steps: Sequence[StepResult],
+    users: Sequence[str],
+    histories: Sequence[IndexedHistory],
+) -> Row:
+    def work(output: Path, checkpoints: Path) -> None:
+        split = LeaveLastSplit(histories)
+        items = read_items(data)
+        occurrences = count_items(split.training, len(items))
+        report = evaluate(model, split.test, users, Catalogue.of(items, occurrences))
+        (output / METRICS).write_text(json.dumps(report.metrics, indent=2))
+        report.users.to_parquet(output / USERS, index=False)
+
+    done = run_step(home, "benchmark-evaluation", {"model": trained.digest}, work)
+    metrics: Mapping[str, float] = json.loads((done.directory / METRICS).read_text())
+    cost = {
+        "seconds": sum(one.cost["seconds"] for one in steps),
+        "peak_mb": max(one.cost.get("peak_mb", 0.0) for one in steps),
+        "parameters": float(sum(part.numel() for part in model.parameters())),
+        "evaluation_seconds": done.cost["seconds"],
+    }
+    ranks = pd.read_parquet(done.directory / USERS, columns=[RANK])[RANK].to_numpy()
+    return Row(title, seed, dict(metrics), cost, ranks, done.directory / USERS)
