@@ -15,14 +15,22 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from hymirec.display import (
+    err,
+    out,
+    show_answer,
+    show_comparison,
+    show_differences,
+    show_metrics,
+    show_table,
+)
 from hymirec.errors import HymirecError, InterruptedRunError, UsageError
 from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
 
@@ -41,9 +49,6 @@ RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
 
 Tuning = Literal["full", "lora", "frozen"]
-
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 
 def main() -> None:
@@ -79,7 +84,7 @@ def pipeline(
     if not backbone and (download or tuning != "frozen"):
         raise UsageError("--tuning and --download are about a --backbone; none is named")
     result = _run_pipeline(home, data, recipe, backbone, tuning, download=download)
-    _print_metrics(result)
+    show_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
 
@@ -121,7 +126,7 @@ def fit(
     shutil.rmtree(model, ignore_errors=True)
     partial.rename(model)
     (directory / "metrics.json").write_text(json.dumps(result, indent=2))
-    _print_table("test items ranked among all unseen", result)
+    show_table("test items ranked among all unseen", result)
     out.print(f"the model is in {model}", soft_wrap=True)
     if as_json:
         print(json.dumps(result | {"model": str(model)}))
@@ -166,9 +171,34 @@ def benchmark(
             ablations=ablations, sweeps=swept, min_events=min_events,
         )
     )  # fmt: skip
-    _print_comparison(result.table)
+    show_comparison(result.table)
     if as_json:
         print(json.dumps(result.to_json()))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="MLflow run ids, or how they begin.")],
+    page: Annotated[Path, typer.Option("--out", help="Where to write the report.")] = Path(
+        "comparison.html"
+    ),
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare logged runs: metrics with intervals, slices, curves, settings, lists side by side."""
+    place = _configured(home)
+    from flows.compare import differences, read_runs, write_report
+
+    found = read_runs(place, runs)
+    table = differences(found)
+    show_differences(table, found[0].label)
+    write_report(place, found, page)
+    out.print(
+        f"the report is {page.resolve().as_uri()}, and with each run in MLflow", soft_wrap=True
+    )
+    if as_json:
+        parts = {label: [asdict(one) for one in rows] for label, rows in table.items()}
+        print(json.dumps({"first": found[0].label, "differences": parts, "report": str(page)}))
 
 
 @app.command()
@@ -187,8 +217,8 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
     with ModelServer(place, MODEL_NAME, version, host=DEFAULT_HOST, port=0) as server:
         answers = [ask(server.url, user, 10) for user in _some_users(world)]
     # The user whose list draws on the most interests shows best what they are.
-    _print_answer(max(answers, key=_interests_in))
-    _print_metrics(result)
+    show_answer(max(answers, key=_interests_in))
+    show_metrics(result)
     _print_pages(place, result.data_report)
 
 
@@ -236,7 +266,7 @@ def recommend(
     if as_json:
         print(json.dumps(answer))
         return
-    _print_answer(answer)
+    show_answer(answer)
     if len(answer["recommendations"]) < k:
         out.print(f"{k} items were asked for; there are no more to recommend")
 
@@ -367,73 +397,6 @@ def _text_model(backbone: str, tuning: Tuning, *, download: bool) -> Any:
     path = Path(backbone).expanduser()
     source = str(path.resolve()) if backbone and path.is_dir() else backbone
     return pretrained.PretrainedConfig(source=source, tuning=tuning)
-
-
-def _print_metrics(result: Any) -> None:
-    _print_table(
-        f"version {result.model_version}, test items ranked among all unseen",
-        {"metrics": result.metrics, "popularity": result.popularity},
-    )
-    if not result.promoted:
-        out.print(
-            "this version was not promoted: it does not beat popularity on R@10; "
-            "an earlier champion, if there is one, goes on answering"
-        )
-
-
-def _print_table(title: str, result: dict[str, dict[str, float]]) -> None:
-    table = Table(title=title)
-    table.add_column("")
-    names = ("R@10", "R@50", "R@200", "N@10", "N@50", "N@200")
-    for name in names:
-        table.add_column(name, justify="right")
-    for label, part in (("HyMiRec", "metrics"), ("popularity", "popularity")):
-        table.add_row(label, *(f"{result[part][name]:.4f}" for name in names))
-    out.print(table)
-
-
-def _print_comparison(records: list[dict[str, Any]]) -> None:
-    from hymirec.evaluation.table import HEADLINE, mark
-
-    table = Table(title="test items ranked among all unseen", caption_justify="left")
-    table.add_column("")
-    for name in (*HEADLINE, "training", "parameters", "memory"):
-        table.add_column(name, justify="right")
-    for record in records:
-        cells = []
-        for metric in HEADLINE:
-            spread = f" ±{record[f'{metric} sd']:.4f}" if f"{metric} sd" in record else ""
-            cells.append(f"{record[metric]:.4f}{spread} {mark(record, metric) or ' '}")
-        table.add_row(
-            record["model"], *cells, f"{record['seconds']:.0f} s",
-            f"{record['parameters']:,.0f}", f"{record['peak_mb']:,.0f} MB",
-        )  # fmt: skip
-    if len(records) > 1:
-        table.caption = (
-            f"▼ worse than {records[0]['model']}, ▲ better: paired permutation test over users, "
-            "p ≤ 0.05 after Holm's correction"
-        )
-    out.print(table)
-
-
-def _print_answer(answer: dict[str, Any]) -> None:
-    if answer["recent"]:
-        out.print(f"user {escape(answer['user_id'])} lately: {escape(', '.join(answer['recent']))}")
-    else:
-        out.print(f"user {escape(answer['user_id'])} is unknown: the most popular items instead")
-    table = Table(title=f"recommended by version {answer['model_version']}")
-    for name in ("", "item", "title", "interest", "score"):
-        table.add_column(name)
-    for place, item in enumerate(answer["recommendations"], start=1):
-        interest = str(item["interest"] or "–")
-        table.add_row(str(place), escape(item["item_id"]), escape(item["title"]), interest,
-                      f"{item['score']:.3f}")  # fmt: skip
-    out.print(table)
-    reasons = {item["interest"]: item["because"] for item in answer["recommendations"]}
-    for interest, near in sorted(reasons.items()):
-        if near:
-            titles = ", ".join(item["title"] for item in near)
-            out.print(f"interest {interest} is nearest to {escape(titles)} of the history")
 
 
 def _print_pages(home: Home, data_report: Path) -> None:

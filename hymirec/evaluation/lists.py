@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array, csr_array, vstack
 
 from hymirec.inputs import IndexedHistory
 from hymirec.schema import ITEM_ID, PADDING_INDEX, SOURCE_ROW, TITLE
+from hymirec.words import WordVectors
 
 MAX_CATEGORIES = 200
 """A column of text with more distinct parts than this does not hold categories."""
@@ -31,8 +32,9 @@ def item_words(items: pd.DataFrame) -> csr_array:
     Returns:
         [N + 1, words]; row 0, padding, and rows of items without text are zero.
     """
-    texts = _texts(items, with_title=True)
-    return _unit(_weighted([re.findall(r"\w+", text.lower()) for text in texts]))
+    texts = items[[TITLE, *_text_columns(items)]].fillna("").astype(str).agg(" ".join, axis=1)
+    table = WordVectors(texts.tolist()).table
+    return csr_array(vstack([csr_array((1, table.shape[1])), table]))
 
 
 def item_categories(items: pd.DataFrame) -> csr_array | None:
@@ -157,11 +159,6 @@ def _text_columns(items: pd.DataFrame) -> list[str]:
     ]
 
 
-def _texts(items: pd.DataFrame, *, with_title: bool) -> list[str]:
-    columns = [TITLE] * with_title + _text_columns(items)
-    return items[columns].fillna("").astype(str).agg(" ".join, axis=1).tolist()
-
-
 def _counts(parts: list[list[str]]) -> csr_array:
     """How often each part occurs in each row, under a row of zeros for padding."""
     names = {name: place for place, name in enumerate(sorted({p for row in parts for p in row}))}
@@ -169,14 +166,3 @@ def _counts(parts: list[list[str]]) -> csr_array:
     columns = [names[part] for found in parts for part in found]
     shape = (len(parts) + 1, len(names))
     return coo_array((np.ones(len(rows)), (rows, columns)), shape).tocsr()
-
-
-def _weighted(parts: list[list[str]]) -> csr_array:
-    counts = _counts(parts)
-    holders = np.asarray((counts > 0).sum(axis=0)).ravel()
-    return csr_array(counts.multiply(np.log((1 + len(parts)) / (1 + holders))[None] + 1))
-
-
-def _unit(table: csr_array) -> csr_array:
-    norms = np.sqrt(np.asarray(table.multiply(table).sum(axis=1)).ravel())
-    return csr_array(table.multiply((1 / np.maximum(norms, 1e-12))[:, None]))

@@ -50,11 +50,11 @@ class Row:
         return self.flat() | {"users": str(self.users)}
 
 
-def per_user(rows: Sequence[Row], metric: str) -> NDArray[np.float64]:
-    """A metric such as `N@10` of each user, mean over the seeds of one model: [U]."""
+def per_user(ranks: Sequence[NDArray[np.float64]], metric: str) -> NDArray[np.float64]:
+    """A metric such as `N@10` of each user, mean over trainings with ranks [U] each: [U]."""
     kind, _, k = metric.partition("@")
     measure = {"R": recall_at, "N": ndcg_at}[kind]
-    values = [measure(torch.from_numpy(row.ranks), int(k)).numpy() for row in rows]
+    values = [measure(torch.from_numpy(one), int(k)).numpy() for one in ranks]
     return np.mean(values, axis=0, dtype=np.float64)
 
 
@@ -70,7 +70,6 @@ def table_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     by_model: dict[str, list[Row]] = {}
     for row in rows:
         by_model.setdefault(row.model, []).append(row)
-    first = next(iter(by_model), None)
     table = []
     for model, own in by_model.items():
         record: dict[str, Any] = {"model": model, "seeds": len(own)}
@@ -83,14 +82,10 @@ def table_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
             record[name] = mean(row.cost[name] for row in own)
         table.append(record)
     for metric in HEADLINE:
-        others = table[1:]
-        found = [
-            compare(per_user(by_model[first], metric), per_user(by_model[other["model"]], metric))
-            for other in others
-            if first is not None
-        ]
+        first, *others = (per_user([row.ranks for row in own], metric) for own in by_model.values())
+        found = [compare(first, other) for other in others]
         corrected = holm([one.p_value for one in found])
-        for record, one, p_value in zip(others, found, corrected, strict=True):
+        for record, one, p_value in zip(table[1:], found, corrected, strict=True):
             record[f"{metric} difference"] = one.difference
             record[f"{metric} low"], record[f"{metric} high"] = one.low, one.high
             record[f"{metric} p"] = p_value
