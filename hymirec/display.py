@@ -75,8 +75,14 @@ def show_differences(table: dict[str, list[Any]], first: str) -> None:
     for label, found in table.items():
         for one in found:
             interval = f"{one.found.low:+.4f} to {one.found.high:+.4f}"
-            shown.add_row(escape(label), one.metric, f"{one.value:.4f}",
-                          f"{one.found.difference:+.4f}", interval, f"{one.p_value:.4f}")  # fmt: skip
+            shown.add_row(
+                escape(label),
+                one.metric,
+                f"{one.value:.4f}",
+                f"{one.found.difference:+.4f}",
+                interval,
+                f"{one.p_value:.4f}",
+            )
     out.print(shown)
 
 

@@ -43,6 +43,10 @@ class Examples(Dataset[T], ABC):
     def __len__(self) -> int:
         return len(self._which)
 
+    def user_of(self, example: int) -> int:
+        """Place among `histories` of the user that an example is drawn from."""
+        return self._which[example]
+
     def _history(self, example: int) -> IndexedHistory:
         return self.histories[self._which[example]]
 

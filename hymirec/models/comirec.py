@@ -12,7 +12,7 @@ B users, C cut points, T items, S interests, D width, A attention width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import PositiveInt
@@ -38,6 +38,22 @@ class ComiRecConfig(IdConfig):
     num_iterations: PositiveInt = 3
     """Of routing, in ComiRec-DR."""
     num_cuts: PositiveInt = 16
+
+
+class Contrasted(NamedTuple):
+    """What a training step has found.
+
+    Attributes:
+        loss: a scalar.
+        interests: [B·C, S, D], unit length.
+        owner: int64 [B·C, 1], the interest each target teaches.
+        present: bool [B·C, 1], False where there is no target.
+    """
+
+    loss: Tensor
+    interests: Tensor
+    owner: Tensor
+    present: Tensor
 
 
 class ComiRec(ById):
@@ -83,21 +99,26 @@ class ComiRec(ById):
         Returns:
             `loss`; `weight`, the number of targets it is a mean over.
         """
+        found = self.contrasted(recent_items, recent_cuts, targets)
+        return {"loss": found.loss, "weight": found.present.sum()}
+
+    def contrasted(self, recent_items: Tensor, recent_cuts: Tensor, targets: Tensor) -> Contrasted:
+        """Interests at all cut points and what they are told; arguments as `forward`."""
         window = targets.flatten(0, 1)  # [B·C, 1]
         present = window != PADDING_INDEX
         negatives = self.sampler(window)
         (sequence, wanted, against), _ = self.vectors_of(recent_items, window, negatives.items)
-        interests = self.interests_at(sequence, recent_cuts)
-        contrasted = contrast(
-            interests.flatten(0, 1),
+        interests = self.interests_at(sequence, recent_cuts).flatten(0, 1)
+        compared = contrast(
+            interests,
             wanted,
             against,
             negatives.correction,
             false_negatives(window, negatives.items, len(self.tower.occurrences) - 1),
             temperature=self.settings.temperature,
         )
-        owner = contrasted.toward.argmax(dim=2)
-        return {"loss": dmil_loss(contrasted, owner, present), "weight": present.sum()}
+        owner = compared.toward.argmax(dim=2)
+        return Contrasted(dmil_loss(compared, owner, present), interests, owner, present)
 
     @torch.no_grad()
     def encode_user(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hymirec.errors import UsageError
 from hymirec.models.base import Baseline
+from hymirec.models.bilevel import BiLevel, BiLevelConfig
 from hymirec.models.comirec import ComiRec, ComiRecConfig
 from hymirec.models.cooccurrence import CoOccurrenceConfig, CoOccurrenceRecommender
 from hymirec.models.gru4rec import GRU4Rec, GRU4RecConfig
@@ -129,11 +130,24 @@ def comirec_dr(size: Recipe) -> BaselineRecipe:
     return _comirec(size, "ComiRec-DR", "routing")
 
 
+def bi_level(size: Recipe) -> BaselineRecipe:
+    """Bi-level multi-interest learning, with words of clusters in place of a language model."""
+    return _trained(
+        size, BiLevel, "Bi-level", "Qiao et al., arXiv 2411.09410",
+        BiLevelConfig(
+            **_shared(size),
+            width=size.encoder.width,
+            dropout=_dropout(size),
+            num_cuts=size.recommender.num_cuts,
+        ),
+    )  # fmt: skip
+
+
 BASELINES: dict[str, Callable[[Recipe], BaselineRecipe]] = {
     recipe.__name__: recipe
     for recipe in (
         popularity, cooccurrence, last_item, gru4rec, sasrec, hstu, morec, hllm, patchrec,
-        comirec_sa, comirec_dr,
+        comirec_sa, comirec_dr, bi_level,
     )
 }  # fmt: skip
 

@@ -31,6 +31,7 @@ ENCODER = EncoderConfig(
 SMALL = {
     "num_recent": 8, "width": 16, "hidden_width": 12, "num_negatives": 20, "encoder": ENCODER,
     "num_neighbours": 12, "num_cuts": 4, "num_single": 4, "session_size": 3,
+    "text_width": 5,
 }  # fmt: skip
 """Settings of baselines; each takes those it has."""
 WORDS = ("river", "night", "garden", "stone", "summer", "letter", "winter")
