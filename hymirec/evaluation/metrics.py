@@ -7,34 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 DEFAULT_CUTOFFS = (10, 50, 100, 200)
 
 
-def rank_of_target(scores: Tensor, target: Tensor, excluded: Tensor) -> Tensor:
+def rank_of_target(scores: Tensor, target: Tensor) -> Tensor:
     """Rank each user's target among all items.
 
     Ties count half: with n items as good as the target, the rank rises by n/2, what a random
     order gives on average; a model that scores everything alike gets no credit for it.
 
     Args:
-        scores: [U, N + 1]; column 0, padding, never takes part.
+        scores: [U, N + 1]; minus infinity for items that may not be listed, such as those already
+            seen; column 0, padding, never takes part.
         target: int64 [U].
-        excluded: bool [U, N + 1], items that may not be listed, such as those already seen.
 
     Returns:
-        float [U], infinite where the target itself is excluded or its score is not a number.
+        float [U], infinite where the target itself may not be listed or its score is not a number.
     """
-    rows = torch.arange(len(target), device=scores.device)
-    scores = scores.masked_fill(excluded, -torch.inf)
-    scores[:, 0] = -torch.inf
-    own = scores[rows, target][:, None]
-    better = (scores > own).sum(dim=1)
-    as_good = (scores == own).sum(dim=1) - 1
+    own = scores.gather(1, target[:, None])
+    better = _count(scores[:, 1:] > own)
+    as_good = _count(scores[:, 1:] == own) - 1
     rank = 1 + better + as_good / 2
-    return rank.masked_fill(excluded[rows, target] | own[:, 0].isnan(), torch.inf)
+    own = own[:, 0]
+    return rank.masked_fill((own == -torch.inf) | own.isnan(), torch.inf)
+
+
+def _count(true: Tensor) -> Tensor:
+    """How many are true in each row of a table."""
+    if true.is_cpu:  # NumPy counts ten times as fast as PyTorch, which adds integers
+        return torch.from_numpy(np.count_nonzero(true.numpy(), axis=1))
+    return true.sum(dim=1)
 
 
 def recall_at(rank: Tensor, k: int) -> Tensor:

@@ -70,19 +70,19 @@ def answer_cases(
         inputs = model.assemble([case.known for case in batch])
         scores = model.score({name: tensor.to(device) for name, tensor in inputs.items()})
         num_items = scores.shape[1]
-        excluded = torch.zeros_like(scores, dtype=torch.bool)
-        excluded[:, PADDING_INDEX] = True
+        scores = scores.clone(memory_format=torch.contiguous_format)  # may be one row for all
+        scores[:, PADDING_INDEX] = -torch.inf
         if exclude_seen:
             rows = np.repeat(np.arange(len(batch)), [len(case.known) for case in batch])
             items = np.concatenate([case.known.items for case in batch])
-            excluded[torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)] = True
+            seen = torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)
+            scores[seen] = -torch.inf
         targets = pad_items([np.append(case.target, case.later) for case in batch]).to(device)
         for column in range(targets.shape[1]):
-            some = (targets[:, column] != PADDING_INDEX).nonzero()[:, 0]
-            found = rank_of_target(scores[some], targets[some, column], excluded[some])
-            ranks[torch.tensor(places)[some.cpu()], column] = found.cpu()
+            found = rank_of_target(scores, targets[:, column])
+            present = targets[:, column] != PADDING_INDEX
+            ranks[places, column] = found.masked_fill(~present, torch.nan).float().cpu()
         if list_length:
-            scores = scores.masked_fill(excluded, -torch.inf)
             best = scores.topk(min(list_length, num_items), dim=1)
             lists[places, : best.indices.shape[1]] = best.indices.where(
                 best.values > -torch.inf, PADDING_INDEX

@@ -81,6 +81,13 @@ def test_a_window_has_a_rank_for_each_of_its_items(model):
     assert ranks[1, 1:].isnan().all()
 
 
+def test_a_models_own_scores_are_left_as_they_were(model):
+    before = model.table.clone()
+    model.score = lambda inputs: model.table[:1].expand(len(inputs["recent_items"]), -1)
+    answer_cases(model, LeaveLastSplit(random_histories(4)).test, list_length=3)
+    assert torch.equal(model.table, before)
+
+
 def test_progress_counts_cases(model):
     told = []
     cases = LeaveLastSplit(random_histories(10)).test
