@@ -23,6 +23,7 @@ bench: .venv/installed .venv-peers/installed
 	$(BIN)/python benchmarks/training.py --peer-python .venv-peers/bin/python
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/cold_items.py
+	$(BIN)/python benchmarks/evaluation.py
 
 serve: .venv/installed
 	$(BIN)/hymirec serve
