@@ -24,7 +24,7 @@ from flows.encode import build_codebook, read_codebook, read_codes, read_items, 
 from flows.pipeline import FLOW_RUN_TAG, step
 from flows.steps import StepResult, alone_in, run_step
 from flows.tracking import log_metrics, log_parameters, run_training_step, tracked_run
-from flows.train import read_recommender, train_recommender
+from flows.train import USERS, read_recommender, train_recommender
 from hymirec.errors import UsageError
 from hymirec.evaluation.report import RANK, Catalogue, evaluate
 from hymirec.evaluation.table import Row, table_of
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 OURS = "hymirec"
 MODEL_TAG, SEED_TAG, BENCHMARK_TAG = "model", "seed", "benchmark"
-USERS, METRICS = "users.parquet", "metrics.json"
+METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +12,15 @@ import mlflow
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
-from flows.benchmark import USERS
 from flows.data import DataRef
 from flows.encode import read_items
+from flows.plots import learning_curves, recall_by_length
 from flows.tracking import metric_name
+from flows.train import USERS
 from hymirec.errors import UsageError
 from hymirec.evaluation.report import LENGTH, LENGTH_EDGES, LISTED, RANK, TARGET
 from hymirec.evaluation.significance import Comparison, compare, holm
@@ -201,8 +198,8 @@ def write_report(home: Home, runs: Sequence[LoggedRun], path: Path) -> None:
         list_measures=LIST_MEASURES,
         differences=differences(runs),
         slices=slice_table(runs),
-        curves=_curves(runs),
-        recall_by_length=_recall_by_length(runs),
+        curves=learning_curves(_curves(runs), SELECTION_METRIC),
+        recall_by_length=recall_by_length({run.label: run.users for run in runs}),
         shared=[row for row in configs if list(row.values()).count(NOT_SET) < len(runs) - 1],
         own=[row for row in configs if list(row.values()).count(NOT_SET) == len(runs) - 1],
         users=sample_lists(runs, items),
@@ -235,48 +232,15 @@ def _spread(users: NDArray[np.int64], count: int) -> list[int]:
     return users[np.unique(np.linspace(0, len(users) - 1, count).astype(int))].tolist()
 
 
-def _curves(runs: Sequence[LoggedRun]) -> str:
-    """Validation by training step, of every training that the runs logged."""
+def _curves(runs: Sequence[LoggedRun]) -> dict[str, list[tuple[int, float]]]:
+    """Validation of every training that the runs logged."""
     client = mlflow.MlflowClient()
     ending = "/validation_" + metric_name(SELECTION_METRIC)
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
+    found = {}
     for run in runs:
         for name in sorted(run.run.data.metrics):
-            if not name.endswith(ending):
-                continue
-            history = client.get_metric_history(run.run.info.run_id, name)
-            axes.plot(
-                [point.step for point in history], [point.value for point in history],
-                marker=".", label=f"{run.label}: {name.partition('/')[0]}",
-            )  # fmt: skip
-    axes.set(xlabel="step", ylabel=f"{SELECTION_METRIC} on validation")
-    if axes.lines:
-        axes.legend(fontsize="small")
-    return _svg(figure, "Validation by training step")
-
-
-def _recall_by_length(runs: Sequence[LoggedRun]) -> str:
-    """Recall against history length, in bins of equal numbers of users."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for run in runs:
-        users = run.users.assign(hit=run.users[RANK] <= 10)
-        bins = pd.qcut(users[LENGTH], 8, duplicates="drop")
-        found = users.groupby(bins, observed=True).agg(
-            length=(LENGTH, "median"), hit=("hit", "mean")
-        )
-        axes.plot(found["length"], found["hit"], marker="o", label=run.label)
-    axes.set(xlabel="events in the history (median of eight bins)", ylabel="R@10", xscale="log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.legend(fontsize="small")
-    return _svg(figure, "Recall by history length")
-
-
-def _svg(figure: Figure, title: str) -> str:
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
+            if name.endswith(ending):
+                history = client.get_metric_history(run.run.info.run_id, name)
+                points = [(point.step, point.value) for point in history]
+                found[f"{run.label}: {name.partition('/')[0]}"] = points
+    return found

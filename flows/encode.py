@@ -90,9 +90,13 @@ def build_codebook(home: Home, encoder: StepResult, recipe: Recipe, run_id: str)
 
     inputs = {"encoder": encoder.digest, **recipe.model_dump(mode="json", include={"codebook"})}
     step = run_step(home, "codebook", inputs, work)
-    health = json.loads((step.directory / "health.json").read_text())
-    log_metrics(run_id, {f"codebook/{name}": value for name, value in health.items()})
+    log_metrics(run_id, {f"codebook/{name}": value for name, value in read_health(step).items()})
     return step
+
+
+def read_health(codebook: StepResult) -> dict[str, float]:
+    """See `Codebook.health`; and `bytes_per_item`."""
+    return json.loads((codebook.directory / "health.json").read_text())
 
 
 def read_codebook(codebook: StepResult) -> Codebook:

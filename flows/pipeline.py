@@ -19,13 +19,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows import encode, train
+from flows.card import CARD, model_card
 from flows.data import DataRef, ingest
 from flows.promote import promote
 from flows.publish import publish_features
 from flows.register import register_model
 from flows.settings import MODEL_NAME
 from flows.steps import StepResult, alone_in
-from flows.tracking import log_parameters, tracked_run
+from flows.tracking import log_component, log_parameters, tracked_run
 from flows.validate import validate
 from hymirec.home import Home
 from hymirec.models.pretrained import PretrainedConfig
@@ -96,6 +97,10 @@ register_task = step("register")(register_model)
 promote_task = step("promote")(promote)
 
 
+def _of(settings: dict[str, Any], *parts: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name.startswith(parts)}
+
+
 @flow(name="pipeline", validate_parameters=False)
 def pipeline(
     data: Path, home: Path, recipe: str, text_model: PretrainedConfig = FROM_SCRATCH
@@ -118,14 +123,22 @@ def pipeline(
         log_parameters(run_id, settings.flat())
         ref = data_task(place, data, run_id)
         report = validate_task(place, ref, run_id)
+        flat = settings.flat()
         encoder: StepResult = encoder_task(place, ref, settings, run_id)
+        log_component(run_id, encoder, _of(flat, "encoder.", "first_stage.", "first_training."))
         codebook: StepResult = codebook_task(place, encoder, settings, run_id)
+        log_component(run_id, codebook, _of(flat, "codebook."))
         publish_task(place, ref, codebook)
         recommender: StepResult = train_task(place, ref, encoder, codebook, settings, run_id)
         evaluation: StepResult = evaluate_task(place, ref, codebook, recommender, run_id)
         mlflow.MlflowClient().log_artifacts(run_id, str(evaluation.directory), "evaluation")
-        version = register_task(place, ref, codebook, recommender, evaluation, settings)
         results = train.read_metrics(evaluation)
+        card = model_card(
+            ref, settings, encode.read_codebook(codebook).id,
+            results["metrics"], results["popularity"], encode.read_health(codebook),
+        )  # fmt: skip
+        mlflow.log_text(card, CARD)
+        version = register_task(place, ref, codebook, recommender, evaluation, settings, card)
         promoted = promote_task(version, results["metrics"], results["popularity"])
         mlflow.set_tag("model_version", f"{MODEL_NAME}/{version.version}")
     steps = (encoder, codebook, recommender, evaluation)

@@ -21,6 +21,7 @@ from flows.data import DataRef
 from flows.encode import read_codebook, read_items
 from flows.settings import MODEL_NAME
 from flows.steps import StepResult, source_digest, step_digest
+from flows.tracking import REPOSITORY
 from flows.train import read_recommender, read_training_histories
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage
@@ -30,7 +31,6 @@ from hymirec.splits import LeaveLastSplit, count_items
 
 log = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).parent.parent
 MODEL_CODE = REPOSITORY / "serving" / "model.py"
 SHIPPED_PACKAGES = ("hymirec", "features")
 """Travel with the model, so that a version answers with the code it was made with."""
@@ -60,6 +60,7 @@ def register_model(
     recommender: StepResult,
     evaluation: StepResult,
     recipe: Recipe,
+    card: str,
 ) -> ModelVersion:
     """Log the recommender as an MLflow model in the active run and register it.
 
@@ -100,6 +101,7 @@ def register_model(
         source=logged.model_uri,
         run_id=logged.run_id,
         model_id=logged.model_id,
+        description=card,
         tags={
             PACKAGE_TAG: digest,
             "codebook_id": book.id,

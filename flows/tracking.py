@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Param
+from mlflow.entities import LoggedModelStatus, Metric, Param
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from flows.settings import EXPERIMENT
 from flows.steps import StepResult, run_step
@@ -19,6 +22,7 @@ from hymirec.home import Home
 from hymirec.training import LogMetrics
 
 TRAINING_LOG = "training.jsonl"
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
@@ -30,8 +34,48 @@ def tracked_run(home: Home, name: str, tags: Mapping[str, str]) -> Iterator[str]
         location = (home.mlflow / "artifacts").as_uri()
         client.create_experiment(EXPERIMENT, artifact_location=location)
     mlflow.set_experiment(EXPERIMENT)
-    with mlflow.start_run(run_name=name, tags=dict(tags)) as run:
+    tags = dict(tags) | {MLFLOW_GIT_COMMIT: source_commit()}
+    with mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True) as run:
         yield run.info.run_id
+
+
+def source_commit() -> str:
+    """The git commit that the code is of, `+` behind it where files have changed since.
+
+    Of an installed package, its version.
+    """
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        # The work tree of another project that holds this one's installation says nothing.
+        top = _output([*git, "rev-parse", "--show-toplevel"])
+        if Path(top).resolve() == REPOSITORY:
+            changed = _output([*git, "status", "--porcelain", "--untracked-files=no"])
+            return _output([*git, "rev-parse", "HEAD"]) + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return f"version {version('hymirec')}"
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def log_component(run_id: str, done: StepResult, parameters: Mapping[str, Any]) -> None:
+    """Log what a step made as a model of its own, linked to the run.
+
+    A run that takes a step as it is links the same content again; the `digest` tells.
+    """
+    client = mlflow.MlflowClient()
+    model = client.create_logged_model(
+        client.get_run(run_id).info.experiment_id,
+        name=done.name,
+        source_run_id=run_id,
+        tags={"digest": done.digest},
+        params={key: str(value) for key, value in parameters.items()},
+        model_type=f"hymirec-{done.name}",
+    )
+    client.log_model_artifacts(model.model_id, str(done.directory))
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
 def metric_name(name: str) -> str:

@@ -15,20 +15,27 @@ from flows.encode import (
     read_items,
     source_digests,
 )
+from flows.plots import recall_by_length
 from flows.steps import StepResult, run_step
 from flows.tracking import log_metrics, run_training_step
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.evaluation.report import Catalogue, evaluate
+from hymirec.evaluation.retrieval import index_recall
 from hymirec.fitting import fit_recommender
 from hymirec.home import Home
 from hymirec.inputs import IndexedHistory, index_history, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.popularity import PopularityRecommender
 from hymirec.recipes import Recipe
+from hymirec.retrieval import ItemIndex
 from hymirec.schema import ITEM_ID
 from hymirec.splits import LeaveLastSplit, count_items
 from hymirec.training import LogMetrics
+
+USERS = "users.parquet"
+INDEX_CASES = 200
+"""Test cases, about, on which the index is compared with exact scores."""
 
 
 def read_training_histories(
@@ -89,10 +96,17 @@ def evaluate_recommender(
         model = read_recommender(recommender)
         report = evaluate(model, split.test, users, Catalogue.of(items, occurrences))
         popularity = rank_cases(PopularityRecommender(occurrences), split.test)
-        metrics = {"metrics": report.metrics, "popularity": summarise(popularity)}
+        index = ItemIndex.build(model.item_vectors().numpy())
+        some = split.test[:: max(1, len(split.test) // INDEX_CASES)]
+        found = {"index_recall@10": index_recall(model, index, some)}
+        metrics = {"metrics": report.metrics | found, "popularity": summarise(popularity)}
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2))
         table = report.users.assign(popularity_rank=popularity.numpy())
-        table.to_parquet(output / "users.parquet", index=False)
+        table.to_parquet(output / USERS, index=False)
+        plot = recall_by_length(
+            {"HyMiRec": table, "popularity": table.assign(rank=table["popularity_rank"])}
+        )
+        (output / "recall_by_length.svg").write_text(plot)
 
     step = run_step(home, "evaluation", {"recommender": recommender.digest}, work)
     metrics = read_metrics(step)

@@ -66,6 +66,28 @@ def test_mlflow_holds_settings_curves_data_and_artifacts(run, client):
     assert {"data_report", "evaluation"} <= artifacts
 
 
+def test_the_run_tells_its_code_its_machine_and_its_card(run, client, tmp_path):
+    assert len(run.data.tags["mlflow.source.git.commit"].rstrip("+")) == 40
+    assert run.data.metrics["test/index_recall_at_10"] == 1  # the index is exact
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    card = Path(client.download_artifacts(run.info.run_id, "model_card.md", tmp_path)).read_text()
+    assert f"| R@10 | {run.data.metrics['test/R_at_10']:.4f} |" in card
+    assert "digest " + run.data.params["data.digest"] in card
+    assert client.get_model_version("hymirec", "1").description == card
+
+
+def test_encoder_and_codebook_are_logged_models_of_the_run(run, client):
+    found = {
+        model.name: model
+        for model in client.search_logged_models([run.info.experiment_id])
+        if model.source_run_id == run.info.run_id
+    }
+    assert {"encoder", "codebook", "recommender"} <= found.keys()
+    assert found["codebook"].params["codebook.num_layers"] == "3"
+    assert found["encoder"].tags["digest"]
+    assert found["encoder"].status == "READY"
+
+
 def test_the_version_says_what_it_belongs_to_and_why_it_was_promoted(client, package):
     version = client.get_model_version("hymirec", "1")
     assert version.tags["codebook_id"] == package.info.codebook_id == package.model.codebook.id

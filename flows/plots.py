@@ -1,0 +1,58 @@
+"""Drawings of what runs came to, as SVG that stands alone."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from hymirec.evaluation.report import LENGTH, RANK
+
+SIZE = (7, 3.2)
+NUM_BINS = 8
+
+
+def recall_by_length(users: Mapping[str, pd.DataFrame]) -> str:
+    """Recall against history length, in bins of equal numbers of users.
+
+    Args:
+        users: by label, one row a user, see `hymirec.evaluation.report.Report.users`.
+    """
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    for label, table in users.items():
+        hits = table.assign(hit=table[RANK] <= 10)
+        bins = pd.qcut(hits[LENGTH], NUM_BINS, duplicates="drop")
+        found = hits.groupby(bins, observed=True).agg(
+            length=(LENGTH, "median"), hit=("hit", "mean")
+        )
+        axes.plot(found["length"], found["hit"], marker="o", label=label)
+    axes.set(xlabel="events in the history (median of a bin)", ylabel="R@10", xscale="log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(fontsize="small")
+    return _svg(figure, "Recall by history length")
+
+
+def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]], metric: str) -> str:
+    """Validation by training step: by label, pairs of step and value."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    for label, points in curves.items():
+        axes.plot(*zip(*points, strict=True), marker=".", label=label)
+    axes.set(xlabel="step", ylabel=f"{metric} on validation")
+    if curves:
+        axes.legend(fontsize="small")
+    return _svg(figure, "Validation by training step")
+
+
+def _svg(figure: Figure, title: str) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
