@@ -34,6 +34,7 @@ def configure_tools(home: Home) -> None:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",
             "DO_NOT_TRACK": "1",
             "GX_ANALYTICS_ENABLED": "false",
             "TOKENIZERS_PARALLELISM": "false",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize, scaled_dot_product_attention
@@ -105,6 +106,27 @@ def checkpoint_gradients(model: Any, config: BackboneConfig) -> None:
 def token_scale(vectors: Tensor) -> Tensor:
     """Vectors [..., D] of any length to backbone inputs: one standard deviation a coordinate."""
     return normalize(vectors, dim=-1) * vectors.shape[-1] ** 0.5
+
+
+class InputDropout(nn.Module):
+    """Leaves out whole items of a sequence, and coordinates of those it keeps.
+
+    A model that has to do without some items of a history leans less on having seen that very
+    history before.
+    """
+
+    def __init__(self, items: float, coordinates: float) -> None:
+        """Take the shares that a training step leaves out."""
+        super().__init__()
+        self.items = items
+        self.coordinates = nn.Dropout(coordinates)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T, D] to [B, T, D]; an item left out is zero."""
+        if self.training and self.items:
+            kept = torch.rand(tokens.shape[:2], device=tokens.device) >= self.items
+            tokens = tokens * kept[..., None]
+        return self.coordinates(tokens)
 
 
 class FeedForward(nn.Module):

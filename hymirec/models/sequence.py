@@ -17,14 +17,14 @@ from typing import ClassVar, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from hymirec.examples import NextItemExamples
 from hymirec.infonce import info_nce, log_mass
 from hymirec.inputs import IndexedHistory
 from hymirec.models.base import Baseline, InterestRecommender, TrainedRecommender, TrainingData
-from hymirec.models.layers import token_scale
+from hymirec.models.layers import InputDropout, token_scale
 from hymirec.models.towers import ItemVectors, Tower
 from hymirec.negatives import NegativeSampler, Sampling, false_negatives
 from hymirec.schema import PADDING_INDEX
@@ -39,6 +39,8 @@ class SequenceConfig(BaseModel):
     num_negatives: PositiveInt = 1024
     sampling: Sampling = "uniform"
     temperature: PositiveFloat = 0.07
+    item_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the items of a sequence that a training step does not read."""
 
 
 class TowerRecommender(InterestRecommender, TrainedRecommender):
@@ -55,7 +57,7 @@ class TowerRecommender(InterestRecommender, TrainedRecommender):
         super().__init__()
         self.tower = tower
         self.shared = config
-        self.input_dropout = nn.Dropout(dropout)
+        self.input_dropout = InputDropout(config.item_dropout, dropout)
         self.sampler = NegativeSampler(config.sampling, config.num_negatives, tower.occurrences)
         self._vectors: Tensor | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module._forget_vectors())
