@@ -66,11 +66,9 @@ def data_task(home: Home, source: Path, run_id: str) -> DataRef:
     data = ingest(home, source)
     interactions = data.read().interactions
     log_parameters(run_id, {"data.name": data.name, "data.digest": data.digest})
-    with mlflow.start_run(run_id=run_id, nested=True):
-        mlflow.log_input(
-            from_pandas(interactions, name=data.name, digest=data.digest),
-            context="training",
-        )
+    mlflow.log_input(
+        from_pandas(interactions, name=data.name, digest=data.digest), context="training"
+    )
     return data
 
 

@@ -350,7 +350,7 @@ class ItemTower(Tower):
         # Of a hundred events, a text that counts as ten says a tenth.
         trust = self.settings.text_events / (self.settings.text_events + self.occurrences[items])
         own = normalize(self.free(items), dim=1)
-        vectors = normalize(own.lerp(by_text, trust[:, None]), dim=1)
+        vectors = normalize(own + trust[:, None] * (by_text - own), dim=1)
         if not self.training:
             return vectors, by_text.new_zeros(())
         alone = by_text[fresh]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from hymirec.codebook.kmeans import balanced_cosine_kmeans
-from hymirec.dmil import match_interests
+from hymirec.dmil import cluster_targets, match_interests
 from hymirec.encoder import item_texts
 from hymirec.examples import CutPointExamples, CutPoints
 from hymirec.inputs import IndexedHistory
@@ -165,18 +165,19 @@ class SemanticTeacher:
     def interests(self, history: IndexedHistory, num_interests: int) -> Tensor:
         """What is said of the groups of a user's items, [S, E]; zero beyond the groups there are.
 
-        Items are grouped by the direction of their texts; a group of its own needs items of its
-        own, so that there are no more groups than distinct items.
+        Items are grouped by the direction of their texts, as targets are in HyMiRec; there are no
+        more groups than distinct items.
         """
         distinct = np.unique(history.items)
         vectors = self.items[distinct]
-        number = min(num_interests, len(distinct))
-        generator = torch.Generator().manual_seed(0)
-        centres = balanced_cosine_kmeans(vectors, number, num_iterations=10, generator=generator)
-        groups = (vectors @ centres.T).argmax(dim=1)
+        groups, _ = cluster_targets(
+            (vectors @ vectors.T)[None],
+            torch.ones(1, len(distinct), dtype=torch.bool),
+            num_interests,
+        )
         said = vectors.new_zeros(num_interests, vectors.shape[1])
-        for group in range(number):
-            members = distinct[(groups == group).numpy()]
+        for group in range(num_interests):
+            members = distinct[(groups[0] == group).numpy()]
             if len(members):
                 texts = [self.texts[item - 1] for item in members]
                 said[group] = self.vector(self.writer.describe(texts))

@@ -95,7 +95,8 @@ def test_failing_work_leaves_no_result_and_hands_its_checkpoints_on(home):
     assert not step.skipped
     assert work.found == {"epoch-1": "half", "epoch-2": "half"}
     assert read(step) == "whole"
-    assert [path.name for path in step.directory.iterdir()] == ["file.txt"]
+    assert {path.name for path in step.directory.iterdir()} == {"file.txt", "cost.json"}
+    assert step.cost["seconds"] >= 0
     assert [path.name for path in home.runs.iterdir()] == [step.directory.name]
 
 
