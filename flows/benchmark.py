@@ -7,24 +7,34 @@ benchmark's.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.data import DataRef, ingest
 from flows.encode import build_codebook, read_codebook, read_codes, read_items, train_encoder
 from flows.pipeline import FLOW_RUN_TAG, step
-from flows.steps import StepResult, alone_in, run_step
-from flows.tracking import log_metrics, log_parameters, run_training_step, tracked_run
+from flows.steps import LIBRARY, StepResult, alone_in, run_step, source_digest
+from flows.tracking import (
+    log_metrics,
+    log_parameters,
+    run_training_step,
+    source_commit,
+    tracked_run,
+)
 from flows.train import USERS, read_recommender, train_recommender
+from flows.validate import validate
 from hymirec.errors import UsageError
 from hymirec.evaluation.report import RANK, Catalogue, evaluate
 from hymirec.evaluation.table import Row, table_of
@@ -38,6 +48,7 @@ from hymirec.inputs import (
     number_items,
 )
 from hymirec.models.base import Recommender
+from hymirec.models.pretrained import digest
 from hymirec.recipes import (
     ABLATIONS,
     BASELINES,
@@ -91,12 +102,17 @@ def contenders(
     Raises:
         UsageError: a name is unknown.
     """
-    names = [OURS, *BASELINES] if list(models) == ["all"] else list(dict.fromkeys(models))
-    names = sorted(names, key=lambda name: name != OURS)
+    given = [one for name in models for one in ((OURS, *BASELINES) if name == "all" else (name,))]
+    names = sorted(dict.fromkeys(given), key=lambda name: name != OURS)
+    if not names:
+        raise UsageError("no model is named: --models takes names with commas between, or all")
     found: dict[str, Recipe | BaselineRecipe] = {}
     for name in names:
         recipe = size if name == OURS else get_baseline(name, size)
-        found["HyMiRec" if isinstance(recipe, Recipe) else recipe.title] = recipe
+        title = "HyMiRec" if isinstance(recipe, Recipe) else recipe.title
+        if title in found:
+            raise UsageError(f"two models are called {title!r}: {name} and another")
+        found[title] = recipe
     unknown = [name for name in sweeps if name not in SWEEPS]
     if unknown:
         raise UsageError(f"no sweep is called {unknown[0]!r}; there are {', '.join(SWEEPS)}")
@@ -137,6 +153,7 @@ def benchmark(
     tags = {FLOW_RUN_TAG: str(flow_run.get_id() or ""), BENCHMARK_TAG: "true"}
     with alone_in(place), tracked_run(place, f"benchmark {size.name}", tags) as run_id:
         ref = ingest(place, data, min_events=min_events)
+        validate(ref.read(), place.reports / ref.digest, datetime.now(UTC)).raise_for_failures()
         log_parameters(
             run_id,
             {"data.name": ref.name, "data.digest": ref.digest, "recipe": recipe, "seeds": seeds,
@@ -169,7 +186,8 @@ def run_contender(
         client.get_run(parent).info.experiment_id,
         run_name=f"{title}, seed {seed}",
         tags={
-            "mlflow.parentRunId": parent, MODEL_TAG: title, SEED_TAG: str(seed),
+            MLFLOW_PARENT_RUN_ID: parent, MLFLOW_GIT_COMMIT: source_commit(), MODEL_TAG: title,
+            SEED_TAG: str(seed),
             "data.digest": data.digest,
         },
     )  # fmt: skip
@@ -223,10 +241,28 @@ def _train_baseline(
         model = fit_baseline(recipe, dataset.items, split, directory=checkpoints, log_metrics=log)
         model.save(output / "model")
 
-    inputs = {"data": data.digest, **recipe.model_dump(mode="json")}
-    done = run_training_step(home, recipe.name, inputs, run_id, work)
+    done = run_training_step(home, recipe.name, _inputs(data, recipe), run_id, work)
     model = recipe.model.load(done.directory / "model")
     return _evaluated(home, data, title, seed, model, done, (done,), users, histories)
+
+
+def _inputs(data: DataRef, recipe: BaselineRecipe) -> dict[str, object]:
+    """All that a baseline depends on beside the library: settings, its own code, text models."""
+    settings = recipe.model_dump(mode="json")
+    inputs = {"data": data.digest, **settings}
+    source = Path(inspect.getfile(recipe.model)).resolve()
+    if not source.is_relative_to(LIBRARY.resolve()):
+        inputs |= {"model": f"{recipe.model.__module__}.{recipe.model.__qualname__}",
+                   "code": source_digest(source)}  # fmt: skip
+    return inputs | {f"pretrained {name}": digest(name) for name in _text_models(settings)}
+
+
+def _text_models(settings: Any) -> set[str]:
+    """Directories and hub names among settings, wherever they stand."""
+    if not isinstance(settings, dict):
+        return set()
+    found = {settings.get("writer", ""), settings.get("pretrained", {}).get("source", "")} - {""}
+    return found.union(*map(_text_models, settings.values()))
 
 
 def _evaluated(

@@ -89,8 +89,12 @@ def read_runs(home: Home, run_ids: Sequence[str]) -> list[LoggedRun]:
     """
     if len(run_ids) < 2:
         raise UsageError("a comparison takes two runs at least")
+    if not home.mlflow.exists():
+        raise UsageError(f"{home.root} holds no runs")
     mlflow.set_tracking_uri(home.mlflow_uri)
     runs = [_find(run_id) for run_id in run_ids]
+    if len({run.info.run_id for run in runs}) < len(runs):
+        raise UsageError("a run is compared with itself")
     names = [run.info.run_name or run.info.run_id for run in runs]
     found = []
     for run, name in zip(runs, names, strict=True):

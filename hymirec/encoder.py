@@ -56,12 +56,7 @@ def item_texts(items: pd.DataFrame) -> list[str]:
     The title comes first, then every further column of text, in the table's order. An item
     without any reads "Title:  Content:"; how many there are is logged.
     """
-    titles = items[TITLE].fillna("").astype(str)
-    content = pd.Series("", index=items.index)
-    for column in items.columns:
-        if column in (ITEM_ID, TITLE, SOURCE_ROW) or not _is_text(items[column]):
-            continue
-        content = content + " " + items[column].fillna("").astype(str)
+    titles, content = _titles_and_content(items)
     empty = (titles + content).str.strip() == ""
     if empty.any():
         log.warning(
@@ -69,6 +64,26 @@ def item_texts(items: pd.DataFrame) -> list[str]:
             empty.sum(), len(items), items[ITEM_ID][empty].iloc[0],
         )  # fmt: skip
     return ("Title: " + titles + " Content:" + content).tolist()
+
+
+def plain_texts(items: pd.DataFrame) -> list[str]:
+    """The same without the words that say which part is which: title, then content."""
+    titles, content = _titles_and_content(items)
+    return (titles + content).str.strip().tolist()
+
+
+def text_columns(items: pd.DataFrame) -> list[str]:
+    """The columns of text beside id and title, in the table's order."""
+    known = (ITEM_ID, TITLE, SOURCE_ROW)
+    return [name for name in items.columns if name not in known and _is_text(items[name])]
+
+
+def _titles_and_content(items: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    titles = items[TITLE].fillna("").astype(str)
+    content = pd.Series("", index=items.index)
+    for column in text_columns(items):
+        content = content + " " + items[column].fillna("").astype(str)
+    return titles, content
 
 
 def _is_text(column: pd.Series) -> bool:

@@ -152,9 +152,10 @@ def fit_baseline(
     torch.manual_seed(recipe.training.seed if recipe.training else 0)
     data = TrainingData(items, split.training, directory / "first_read")
     model = recipe.model.build(data, recipe.settings)
-    if recipe.training is not None:
-        if not isinstance(model, TrainedRecommender):
-            raise UsageError(f"recipe {recipe.name}: {type(model).__name__} takes no training")
+    if (recipe.training is None) == isinstance(model, TrainedRecommender):
+        what = "needs a training" if recipe.training is None else "takes no training"
+        raise UsageError(f"recipe {recipe.name}: {type(model).__name__} {what}")
+    if recipe.training is not None and isinstance(model, TrainedRecommender):
         fit_model(
             model, split, recipe.training,
             directory=directory / "trainer", name=recipe.name, log_metrics=log_metrics,

@@ -152,8 +152,11 @@ class GlobalTimeSplit:
             [(np.searchsorted(own, validate), np.searchsorted(own, test)) for own in times]
         ).reshape(-1, 2)
         split = cls(histories, before[:, 0], before[:, 1], window)
-        if not split.test or not split.training:
-            raise DataError("no user has events both before the time of the test and after it")
+        if not split.training or not split.validation or not split.test:
+            raise DataError(
+                "no user has events both before and after the time of the validation, or of the "
+                "test: too many events share their time, or the shares are too small"
+            )
         return split
 
     @property
@@ -214,13 +217,13 @@ class ColdItemSplit:
     def test(self) -> list[Case]:
         """Of each user, the last event with a cold item, after all warm ones before it."""
         cases = []
-        for history in self.histories:
+        for user, history in enumerate(self.histories):
             is_cold = self.cold[history.items]
             if is_cold.any():
                 last = int(np.flatnonzero(is_cold)[-1])
                 known = history.until(last).only(~is_cold[:last])
                 if len(known):
-                    cases.append(Case(known, int(history.items[last])))
+                    cases.append(Case(known, int(history.items[last]), user=user))
         return cases
 
 

@@ -25,6 +25,7 @@ class WordVectors:
     Attributes:
         words: the V words, sorted.
         weights: float64 [V], log((1 + N) / (1 + texts with the word)) + 1.
+        shares: float64 [V], share of the texts that hold a word.
         table: [N, V], the texts themselves at unit length; a text without words is zero.
     """
 
@@ -37,11 +38,20 @@ class WordVectors:
         for part in parts:
             holders[[self._place[word] for word in set(part)]] += 1
         self.weights: NDArray[np.float64] = np.log((1 + len(texts)) / (1 + holders)) + 1
+        self.shares: NDArray[np.float64] = holders / max(1, len(texts))
         self.table = self._vectors(parts)
 
     def vectors(self, texts: Sequence[str]) -> csr_array:
         """Other texts, [texts, V]; words that were never counted are left out."""
         return self._vectors([split_words(text) for text in texts])
+
+    def share(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Of other texts, the share that holds each word: float64 [V]."""
+        holders = np.zeros(len(self.words))
+        for text in texts:
+            words = {word for word in split_words(text) if word in self._place}
+            holders[[self._place[word] for word in words]] += 1
+        return holders / max(1, len(texts))
 
     def _vectors(self, parts: Sequence[Sequence[str]]) -> csr_array:
         values: list[float] = []

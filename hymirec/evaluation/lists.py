@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, vstack
 
+from hymirec.encoder import plain_texts, text_columns
 from hymirec.inputs import IndexedHistory
-from hymirec.schema import ITEM_ID, PADDING_INDEX, SOURCE_ROW, TITLE
+from hymirec.schema import PADDING_INDEX
 from hymirec.words import WordVectors
 
 MAX_CATEGORIES = 200
@@ -32,8 +33,7 @@ def item_words(items: pd.DataFrame) -> csr_array:
     Returns:
         [N + 1, words]; row 0, padding, and rows of items without text are zero.
     """
-    texts = items[[TITLE, *_text_columns(items)]].fillna("").astype(str).agg(" ".join, axis=1)
-    table = WordVectors(texts.tolist()).table
+    table = WordVectors(plain_texts(items)).table
     return csr_array(vstack([csr_array((1, table.shape[1])), table]))
 
 
@@ -46,7 +46,7 @@ def item_categories(items: pd.DataFrame) -> csr_array | None:
     Returns:
         [N + 1, C], rows sum to one or, without a category, to zero; None where no column has any.
     """
-    for column in _text_columns(items):
+    for column in text_columns(items):
         parts = [
             [part.strip().lower() for part in re.split(r"[,|]", text) if part.strip()]
             for text in items[column].fillna("").astype(str)
@@ -148,15 +148,6 @@ def _mean(occurrences: NDArray[np.int64], items: NDArray[np.int64]) -> float:
 
 def _has_repeat(items: NDArray[np.int64]) -> bool:
     return len(np.unique(items)) < len(items)
-
-
-def _text_columns(items: pd.DataFrame) -> list[str]:
-    return [
-        column
-        for column in items.columns
-        if column not in (ITEM_ID, TITLE, SOURCE_ROW)
-        and pd.api.types.infer_dtype(items[column], skipna=True) == "string"
-    ]
 
 
 def _counts(parts: list[list[str]]) -> csr_array:

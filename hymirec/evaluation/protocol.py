@@ -64,6 +64,7 @@ def answer_cases(
     lists = torch.zeros(len(cases), list_length, dtype=torch.int64)
     order = sorted(range(len(cases)), key=lambda i: len(cases[i].known))
     start = 0
+    batch_size, limit = 1, batch_size  # the first case tells how many items there are
     while start < len(order):
         places = order[start : start + batch_size]
         batch = [cases[i] for i in places]
@@ -88,7 +89,7 @@ def answer_cases(
                 best.values > -torch.inf, PADDING_INDEX
             ).cpu()
         start += len(places)
-        batch_size = max(1, min(batch_size, SCORES_AT_ONCE // num_items))
+        batch_size = max(1, min(limit, SCORES_AT_ONCE // num_items))
         progress(start, len(cases))
     model.train(training)
     return Answers(ranks, lists)

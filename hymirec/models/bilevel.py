@@ -25,7 +25,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from hymirec.codebook.kmeans import balanced_cosine_kmeans
 from hymirec.dmil import cluster_targets, match_interests
-from hymirec.encoder import item_texts
+from hymirec.encoder import plain_texts
 from hymirec.examples import CutPointExamples, CutPoints
 from hymirec.inputs import IndexedHistory
 from hymirec.models.base import TrainingData
@@ -33,6 +33,9 @@ from hymirec.models.comirec import ComiRec, ComiRecConfig
 from hymirec.models.semantics import InterestWriter, PromptedModel, TopicWords
 from hymirec.schema import PADDING_INDEX
 from hymirec.words import WordVectors
+
+MAX_INFORMATIVE = 2000
+"""Users asked about, at most: a language model answers for each of their interests."""
 
 
 class BiLevelConfig(ComiRecConfig):
@@ -66,7 +69,7 @@ class BiLevel(ComiRec):
     def build(cls, data: TrainingData, settings: BiLevelConfig) -> Self:  # type: ignore[override]
         """Make an untrained model and its teacher."""
         model = cls(data.occurrences, settings)
-        texts = item_texts(data.items)
+        texts = plain_texts(data.items)
         words = WordVectors(texts)
         writer: InterestWriter = (
             PromptedModel(settings.writer) if settings.writer else TopicWords(words)
@@ -186,7 +189,7 @@ class SemanticTeacher:
     def informative(self, histories: Sequence[IndexedHistory], share: float) -> list[int]:
         """Users to ask about: one near each centre of as many groups of users."""
         users = torch.stack([self.items[history.items].mean(dim=0) for history in histories])
-        number = max(1, round(share * len(histories)))
+        number = min(MAX_INFORMATIVE, max(1, round(share * len(histories))))
         generator = torch.Generator().manual_seed(0)
         centres = balanced_cosine_kmeans(users, number, num_iterations=10, generator=generator)
         return sorted(set((normalize(users, dim=1) @ centres.T).argmax(dim=0).tolist()))

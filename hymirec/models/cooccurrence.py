@@ -13,9 +13,9 @@ from pydantic import Field, NonNegativeFloat
 
 from hymirec.models.base import TrainingData
 from hymirec.models.neighbours import (
-    ITEMS_AT_ONCE,
     NeighbourConfig,
     NeighbourRecommender,
+    row_ranges,
     user_item_table,
 )
 
@@ -41,8 +41,8 @@ class CoOccurrenceRecommender(NeighbourRecommender):
         table = user_item_table(data.histories, len(data.items))
         users = table.sum(axis=0)
         by_item = table.T.tocsr()
-        for start in range(0, by_item.shape[0], ITEMS_AT_ONCE):
-            rows = np.arange(start, min(start + ITEMS_AT_ONCE, by_item.shape[0]))
+        for part in row_ranges(by_item.shape[0]):
+            rows = np.array(part)
             both = (by_item[rows] @ table).toarray()
             both[np.arange(len(rows)), rows] = 0
             yield both / (np.sqrt(np.outer(users[rows], users)) + settings.shrinkage).clip(1e-9)

@@ -23,8 +23,8 @@ from torch import Tensor
 from hymirec.inputs import IndexedHistory
 from hymirec.models.base import Baseline, TrainingData
 
-ITEMS_AT_ONCE = 1024
-"""Rows of the item-by-item table that are held in memory whole."""
+NUMBERS_AT_ONCE = 2**24
+"""Of the item-by-item table, those that are held in memory."""
 
 
 class NeighbourConfig(BaseModel):
@@ -149,8 +149,15 @@ def user_item_table(histories: Sequence[IndexedHistory], num_items: int) -> csr_
 
 def row_blocks(table: csr_array) -> Iterator[NDArray[np.float64]]:
     """Rows of a sparse table, some at a time, written out."""
-    for start in range(0, table.shape[0], ITEMS_AT_ONCE):
-        yield table[start : start + ITEMS_AT_ONCE].toarray()
+    for rows in row_ranges(table.shape[0]):
+        yield table[rows.start : rows.stop].toarray()
+
+
+def row_ranges(num_items: int) -> Iterator[range]:
+    """Rows of an item-by-item table that fit in memory together."""
+    size = max(1, NUMBERS_AT_ONCE // num_items)
+    for start in range(0, num_items, size):
+        yield range(start, min(start + size, num_items))
 
 
 def _strongest(block: NDArray[np.float64], num_neighbours: int) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,11 @@ class InterestWriter(Protocol):
 
 
 class TopicWords:
-    """The words that say most of the texts: a deterministic stand-in for a language model."""
+    """The words that set the texts apart: a deterministic stand-in for a language model.
+
+    A word weighs what it adds to the divergence of the texts from the catalogue: the share p of
+    the texts that hold it times log p/q, with q the share of the catalogue.
+    """
 
     def __init__(self, words: WordVectors, num_words: int = 8) -> None:
         """Take words that are weighted by the whole catalogue."""
@@ -42,7 +46,8 @@ class TopicWords:
 
     def describe(self, texts: Sequence[str]) -> str:
         """The heaviest words of the texts together, heaviest first; ties by the alphabet."""
-        total = np.asarray(self.words.vectors(texts).sum(axis=0)).ravel()
+        share = self.words.share(texts)
+        total = share * np.log(np.maximum(share, 1e-12) / np.maximum(self.words.shares, 1e-12))
         order = np.argsort(-total, kind="stable")[: self.num_words]
         return " ".join(self.words.words[place] for place in order if total[place] > 0)
 

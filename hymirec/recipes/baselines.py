@@ -1,15 +1,18 @@
 """The models that HyMiRec is compared with, at the sizes of a HyMiRec recipe.
 
 A baseline's recipe is a function from the recipe of HyMiRec it stands beside: same width, recent
-items, negatives and training budget, so that a table compares methods and not sizes. What a method
-needs otherwise is set here and nowhere else. To add a model: one file under `hymirec/models/`, one
-function here (docs/adding-a-model.md).
+items, negatives and as many epochs as its first stage, so that a table compares methods and not
+sizes. What a method needs otherwise is set here and nowhere else. To add a model: one file under
+`hymirec/models/`, one function here (docs/adding-a-model.md).
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hymirec.errors import UsageError
@@ -133,7 +136,7 @@ def comirec_dr(size: Recipe) -> BaselineRecipe:
 def bi_level(size: Recipe) -> BaselineRecipe:
     """Bi-level multi-interest learning, with words of clusters in place of a language model."""
     return _trained(
-        size, BiLevel, "Bi-level", "Qiao et al., arXiv 2411.09410",
+        size, BiLevel, "Bi-level (topic words)", "Qiao et al., arXiv 2411.09410",
         BiLevelConfig(
             **_shared(size),
             width=size.encoder.width,
@@ -167,7 +170,8 @@ def get_baseline(name: str, size: Recipe) -> BaselineRecipe:
             f"no model is called {name!r}; there are hymirec, {known}, or module:function"
         )
     try:
-        made = getattr(importlib.import_module(module), function)(size)
+        with _importing_from_here():
+            made = getattr(importlib.import_module(module), function)(size)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"model {name}: {error}") from error
     if not isinstance(made, BaselineRecipe):
@@ -175,10 +179,21 @@ def get_baseline(name: str, size: Recipe) -> BaselineRecipe:
     return made
 
 
+@contextmanager
+def _importing_from_here() -> Iterator[None]:
+    """Find modules of the working directory, as `python` does and an installed command does not."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
 def _trained(
     size: Recipe, model: type[Baseline], title: str, paper: str, settings: SequenceConfig
 ) -> BaselineRecipe:
-    name = title.lower().replace("-", "_")
+    name = title.partition(" ")[0].lower().replace("-", "_")
     return BaselineRecipe(
         name=name, title=title, paper=paper, model=model, settings=settings,
         training=size.first_training,

@@ -124,5 +124,7 @@ def test_a_run_that_is_unknown_or_holds_no_evaluation_is_named(home, runs, done)
         read_runs(home, [first, "zzz"])
     with pytest.raises(UsageError, match="holds no evaluation"):
         read_runs(home, [first, done.json["run_id"]])
+    with pytest.raises(UsageError, match="compared with itself"):
+        read_runs(home, [first, first])
     with pytest.raises(UsageError, match="two runs at least"):
         read_runs(home, [first])

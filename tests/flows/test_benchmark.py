@@ -1,14 +1,16 @@
 """Who takes part in a benchmark, and what a step tells of its cost."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flows.benchmark import contenders
+from flows.benchmark import _inputs, _text_models, contenders
+from flows.data import DataRef
 from flows.steps import measured
 from hymirec.errors import UsageError
-from hymirec.recipes import ABLATIONS, BASELINES, get_recipe
+from hymirec.recipes import ABLATIONS, BASELINES, get_baseline, get_recipe
 
 TINY = get_recipe("tiny")
 
@@ -37,21 +39,55 @@ def test_ablations_and_sweeps_stand_beside():
 def test_unknown_names_are_answered_with_those_there_are():
     with pytest.raises(UsageError, match="no model is called 'bert5rec'; there are hymirec"):
         names("bert5rec")
-    with pytest.raises(
-        UsageError, match="no sweep is called 'colour'; there are interests, window"
-    ):
+    with pytest.raises(UsageError, match="no sweep is called 'colour'; there are interests"):
         names("hymirec", sweeps=["colour"])
+    with pytest.raises(UsageError, match="no model is named"):
+        names()
+
+
+def test_all_may_stand_beside_others():
+    assert len(names("all", "sasrec")) == 1 + len(BASELINES)
+
+
+def test_two_models_of_one_title_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "another.py").write_text(
+        "from hymirec.recipes import get_baseline\n"
+        "def wide(size):\n"
+        "    return get_baseline('sasrec', size)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="two models are called 'SASRec'"):
+        names("sasrec", "another:wide")
+
+
+def test_a_model_from_elsewhere_depends_on_its_own_code(tmp_path, monkeypatch):
+    code = (Path(__file__).parents[2] / "docs" / "adding-a-model.md").read_text()
+    (tmp_path / "fresh.py").write_text(code.partition("```python\n")[2].partition("```")[0])
+    monkeypatch.chdir(tmp_path)
+    recipe = get_baseline("fresh:freshness", TINY)
+    data = DataRef("world", tmp_path, "0123")
+    before = _inputs(data, recipe)
+    assert before == _inputs(data, recipe)
+    (tmp_path / "fresh.py").write_text((tmp_path / "fresh.py").read_text() + "# another\n")
+    assert before != _inputs(data, recipe)
+    assert "code" not in _inputs(data, get_baseline("sasrec", TINY))
+
+
+def test_text_models_are_found_wherever_they_stand():
+    settings = {"writer": "w", "encoder": {"backbone": {"pretrained": {"source": "a"}}}, "b": 1}
+    assert _text_models(settings) == {"w", "a"}
+    assert _text_models(get_baseline("hllm", TINY).model_dump(mode="json")) == set()
 
 
 def test_cost_is_seconds_and_the_most_memory_meanwhile():
     with measured() as before:
         pass
     with measured() as cost:
-        held = np.ones(30_000_000)  # 240 MB
+        held = np.ones(100_000_000)  # 800 MB, more than lies about to be used again
         time.sleep(0.05)
     assert cost["seconds"] >= 0.05
-    assert cost["peak_mb"] > before["peak_mb"] + 200
+    assert cost["peak_mb"] > before["peak_mb"] + 300
     del held
     with measured() as after:
         pass
-    assert after["peak_mb"] < cost["peak_mb"] - 150
+    assert after["peak_mb"] < cost["peak_mb"] - 300

@@ -5,6 +5,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hymirec.datasets.synthetic import WorldConfig, generate
+from hymirec.encoder import plain_texts
 from hymirec.errors import UsageError
 from hymirec.inputs import IndexedHistory
 from hymirec.models.bilevel import BiLevel, SemanticTeacher
@@ -29,6 +31,16 @@ def test_topic_words_are_those_that_say_most():
     # `moon` stands once in each, in two of five texts; `garden` and `robot` are as rare or rarer.
     assert TopicWords(words, 2).describe(["space robot", "robot space moon"]) == "robot space"
     assert TopicWords(words).describe(["unheard of"]) == ""
+
+
+def test_topic_words_of_a_world_are_those_of_its_topics():
+    world = generate(WorldConfig.tiny())
+    texts = plain_texts(world.dataset.items)
+    words = WordVectors(texts)
+    common = {words.words[i] for i in np.argsort(-words.shares)[:5]}
+    said = TopicWords(words).describe([text for text in texts if "chess" in text.lower()])
+    assert said.startswith("chess")
+    assert not common & set(said.split())
 
 
 def test_words_vectors_are_weighted_by_rarity():

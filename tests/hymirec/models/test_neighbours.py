@@ -67,8 +67,7 @@ def test_many_items_are_counted_block_by_block(data, monkeypatch):
         CoOccurrenceRecommender.build(data, CoOccurrenceConfig()),
         LastItemNeighbours.build(data, LastItemConfig()),
     ]
-    monkeypatch.setattr("hymirec.models.neighbours.ITEMS_AT_ONCE", 2)
-    monkeypatch.setattr("hymirec.models.cooccurrence.ITEMS_AT_ONCE", 2)
+    monkeypatch.setattr("hymirec.models.neighbours.NUMBERS_AT_ONCE", 11)  # two rows of five
     parts = [
         CoOccurrenceRecommender.build(data, CoOccurrenceConfig()),
         LastItemNeighbours.build(data, LastItemConfig()),
