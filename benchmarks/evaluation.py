@@ -3,10 +3,10 @@
     python benchmarks/evaluation.py [--quick] [--users 100000] [--items 100000]
 
 A SASRec (d = 64, two blocks, 50 items) with random weights is asked about users with histories of
-random items; every item is ranked for every user, seen ones left out, and a list of ten is kept,
-as `hymirec benchmark` does. The floor is what no full ranking can do without: the same model's user
-vectors, and one product of them with all item vectors. Prints one JSON object; `--quick` takes
-4,000 users and 100,000 items.
+random items; every item is ranked for every user, with seen ones left out and kept in, and a list
+of ten is kept: what of `hymirec benchmark`'s evaluation grows with the catalogue. The floor is what
+no full ranking can do without: the same model's user vectors, and one product of them with all item
+vectors. Prints one JSON object; `--quick` takes 4,000 users and 100,000 items.
 """
 
 from __future__ import annotations

@@ -25,6 +25,31 @@ LogMetrics = Callable[[Mapping[str, float], int], None]
 """Called with metrics and the training step they belong to."""
 
 
+def lines(name: str, what: str) -> Callable[[int, int], None]:
+    """Tell how far a long count has come, in a line every `SECONDS_BETWEEN_LINES`.
+
+    Args:
+        name: of the work.
+        what: is counted.
+
+    Returns:
+        To be called with the number done and that of all.
+    """
+    started = last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - started) / done * (total - done)
+            log.info(
+                "%s: %s of %s %s, %s left", name, f"{done:,}", f"{total:,}", what, duration(left)
+            )
+
+    return tell
+
+
 class Progress(TrainerCallback):
     """Lines for people, and the metrics to whoever keeps them."""
 

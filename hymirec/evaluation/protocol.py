@@ -25,10 +25,12 @@ class Answers(NamedTuple):
     Attributes:
         ranks: float [cases, W], of each case's next items, the very next first; see
             `hymirec.evaluation.metrics.rank_of_target`. NaN where a window has fewer.
+        seen_kept: float [cases], ranks of the very next items among all, known ones too.
         lists: int64 [cases, k] item indices, best first, 0 where there are no more.
     """
 
     ranks: Tensor
+    seen_kept: Tensor
     lists: Tensor
 
 
@@ -37,21 +39,20 @@ def answer_cases(
     model: Recommender,
     cases: Sequence[Case],
     *,
-    exclude_seen: bool = True,
     list_length: int = 0,
     batch_size: int = 256,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answers:
     """Rank the targets of every case among the whole catalogue, and keep the lists.
 
-    The model is asked in evaluation mode and left in the mode it was in. Cases of similar length
-    share a batch; the result keeps the order of the cases. Memory beside the result is bounded:
-    a batch is smaller where the catalogue is large.
+    Known items are left out of lists and ranks; one rank is taken before that, too. The model is
+    asked in evaluation mode and left in the mode it was in. Cases of similar length share a batch;
+    the result keeps the order of the cases. Memory beside the result is bounded: a batch is smaller
+    where the catalogue is large.
 
     Args:
         model: any recommender.
         cases: what to ask.
-        exclude_seen: leave known items out of lists and ranks.
         list_length: k.
         batch_size: cases at once, at most.
         progress: called with the number of cases done and that of all.
@@ -61,6 +62,7 @@ def answer_cases(
     device = next((tensor.device for tensor in model.buffers()), torch.device("cpu"))
     window = 1 + max((len(case.later) for case in cases), default=0)
     ranks = torch.full((len(cases), window), torch.nan)
+    seen_kept = torch.empty(len(cases))
     lists = torch.zeros(len(cases), list_length, dtype=torch.int64)
     order = sorted(range(len(cases)), key=lambda i: len(cases[i].known))
     start = 0
@@ -73,12 +75,12 @@ def answer_cases(
         num_items = scores.shape[1]
         scores = scores.clone(memory_format=torch.contiguous_format)  # may be one row for all
         scores[:, PADDING_INDEX] = -torch.inf
-        if exclude_seen:
-            rows = np.repeat(np.arange(len(batch)), [len(case.known) for case in batch])
-            items = np.concatenate([case.known.items for case in batch])
-            seen = torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)
-            scores[seen] = -torch.inf
         targets = pad_items([np.append(case.target, case.later) for case in batch]).to(device)
+        seen_kept[places] = rank_of_target(scores, targets[:, 0]).float().cpu()
+        rows = np.repeat(np.arange(len(batch)), [len(case.known) for case in batch])
+        items = np.concatenate([case.known.items for case in batch])
+        seen = torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)
+        scores[seen] = -torch.inf
         for column in range(targets.shape[1]):
             found = rank_of_target(scores, targets[:, column])
             present = targets[:, column] != PADDING_INDEX
@@ -92,12 +94,12 @@ def answer_cases(
         batch_size = max(1, min(limit, SCORES_AT_ONCE // num_items))
         progress(start, len(cases))
     model.train(training)
-    return Answers(ranks, lists)
+    return Answers(ranks, seen_kept, lists)
 
 
 def rank_cases(
     model: Recommender, cases: Sequence[Case], *, exclude_seen: bool = True, batch_size: int = 256
 ) -> Tensor:
     """Ranks of the very next items alone, float [cases]; see `answer_cases`."""
-    answers = answer_cases(model, cases, exclude_seen=exclude_seen, batch_size=batch_size)
-    return answers.ranks[:, 0]
+    answers = answer_cases(model, cases, batch_size=batch_size)
+    return answers.ranks[:, 0] if exclude_seen else answers.seen_kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from hymirec.evaluation.lists import item_categories, item_words, list_measures
 from hymirec.evaluation.metrics import DEFAULT_CUTOFFS, recall_at, summarise
 from hymirec.evaluation.protocol import Answers, answer_cases
 from hymirec.models.base import Recommender
+from hymirec.progress import lines
 from hymirec.schema import USER_ID
 from hymirec.splits import Case
 
@@ -73,8 +74,6 @@ def evaluate(
     cases: Sequence[Case],
     user_ids: Sequence[str],
     catalogue: Catalogue,
-    *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Ask a model about every case and measure its answers.
 
@@ -83,11 +82,11 @@ def evaluate(
         cases: of a split; each names its user.
         user_ids: of all users of the split.
         catalogue: of the split's training part.
-        progress: see `hymirec.evaluation.protocol.answer_cases`.
     """
-    answers = answer_cases(model, cases, list_length=LIST_LENGTH, progress=progress)
-    with_seen = answer_cases(model, cases, exclude_seen=False).ranks[:, 0]
-    ranks = answers.ranks[:, 0]
+    answers = answer_cases(
+        model, cases, list_length=LIST_LENGTH, progress=lines("evaluation", "users")
+    )
+    ranks, with_seen = answers.ranks[:, 0], answers.seen_kept
     targets = np.array([case.target for case in cases])
     lengths = np.array([len(case.known) for case in cases])
     lists = answers.lists.numpy()

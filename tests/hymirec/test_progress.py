@@ -3,7 +3,7 @@
 import pytest
 from transformers import TrainerState
 
-from hymirec.progress import duration, epoch_loss
+from hymirec.progress import duration, epoch_loss, lines
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,20 @@ from hymirec.progress import duration, epoch_loss
 )
 def test_durations_are_spelt(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_long_count_tells_how_far_it_is_and_how_long_it_takes(caplog, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("hymirec.progress.time.monotonic", lambda: now[0])
+    caplog.set_level("INFO", logger="hymirec.progress")
+    tell = lines("evaluation", "users")
+    for done, at in ((500, 110.0), (1000, 116.0), (1100, 117.0), (2000, 132.0)):
+        now[0] = at
+        tell(done, 4000)
+    assert caplog.messages == [
+        "evaluation: 1,000 of 4,000 users, 48 s left",
+        "evaluation: 2,000 of 4,000 users, 32 s left",
+    ]
 
 
 @pytest.mark.parametrize(
