@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import time
@@ -20,6 +21,8 @@ from flows.settings import EXPERIMENT
 from flows.steps import StepResult, run_step
 from hymirec.home import Home
 from hymirec.training import LogMetrics
+
+log = logging.getLogger(__name__)
 
 TRAINING_LOG = "training.jsonl"
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -51,8 +54,8 @@ def source_commit() -> str:
         if Path(top).resolve() == REPOSITORY:
             changed = _output([*git, "status", "--porcelain", "--untracked-files=no"])
             return _output([*git, "rev-parse", "HEAD"]) + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        pass
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.debug("no git commit to tell: %s", error)  # no git, or no checkout
     return f"version {version('hymirec')}"
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import pandas as pd
 from pydantic import BaseModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hymirec.examples import Examples
@@ -115,3 +116,29 @@ class Baseline(Recommender):
     @abstractmethod
     def load(cls, directory: Path) -> Self:
         """Read what `save` wrote."""
+
+
+class PlainBaseline(Baseline):
+    """One that is its settings and its weights, and nothing else."""
+
+    settings: BaseModel
+
+    @classmethod
+    @abstractmethod
+    def shaped(cls, settings: Any, weights: Mapping[str, Tensor]) -> Self:
+        """Make a model that can take the weights over."""
+
+    def save(self, directory: Path) -> None:
+        """Write settings and weights."""
+        directory.mkdir(parents=True)
+        (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
+        save_file(self.state_dict(), directory / "weights.safetensors")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what `save` wrote."""
+        settings = cls.config_type.model_validate_json((directory / "settings.json").read_text())
+        weights = load_file(directory / "weights.safetensors")
+        model = cls.shaped(settings, weights)
+        model.load_state_dict(weights)
+        return model.eval()

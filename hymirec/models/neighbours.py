@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
-from safetensors.torch import load_file, save_file
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
 from hymirec.inputs import IndexedHistory
-from hymirec.models.base import Baseline, TrainingData
+from hymirec.models.base import PlainBaseline, TrainingData
 
 NUMBERS_AT_ONCE = 2**24
 """Of the item-by-item table, those that are held in memory."""
@@ -39,12 +37,13 @@ class NeighbourConfig(BaseModel):
     """Weight of an event in that of the one after it."""
 
 
-class NeighbourRecommender(Baseline):
+class NeighbourRecommender(PlainBaseline):
     """Sums the weights of the neighbours of recent items; nothing is learnt by steps."""
 
     neighbours: Tensor
     weights: Tensor
     config_type: ClassVar[type[NeighbourConfig]]
+    settings: NeighbourConfig
 
     def __init__(self, neighbours: Tensor, weights: Tensor, settings: NeighbourConfig) -> None:
         """Make it from int64 [N + 1, K] neighbours, 0 where there are no more, and weights."""
@@ -90,18 +89,10 @@ class NeighbourRecommender(Baseline):
             scores.scatter_add_(1, self.neighbours[near], weight)
         return scores
 
-    def save(self, directory: Path) -> None:
-        """Write settings and table."""
-        directory.mkdir(parents=True)
-        (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
-        save_file(self.state_dict(), directory / "weights.safetensors")
-
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Read what `save` wrote."""
-        settings = cls.config_type.model_validate_json((directory / "settings.json").read_text())
-        table = load_file(directory / "weights.safetensors")
-        return cls(table["neighbours"], table["weights"], settings).eval()
+    def shaped(cls, settings: Any, weights: Mapping[str, Tensor]) -> Self:
+        """The table is all there is."""
+        return cls(weights["neighbours"], weights["weights"], settings)
 
 
 class LastItemConfig(NeighbourConfig):

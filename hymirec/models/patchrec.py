@@ -12,17 +12,17 @@ B users, T items, P patches, D width, V tokens of the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import torch
 from pydantic import Field, PositiveInt
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from hymirec.encoder import PADDING_TOKEN, count_tokens, item_texts, tokenise, train_tokenizer
-from hymirec.models.base import Baseline, TrainingData
+from hymirec.models.base import PlainBaseline, TrainingData
 from hymirec.models.layers import BackboneConfig, build_backbone
 from hymirec.models.sequence import IdConfig, SequenceRecommender
 from hymirec.models.towers import Tower
@@ -70,10 +70,11 @@ class TokenPatches(Tower):
         return vectors
 
 
-class PatchRec(SequenceRecommender, Baseline):
+class PatchRec(SequenceRecommender, PlainBaseline):
     """A language model's layers over patches."""
 
     config_type = PatchRecConfig
+    settings: PatchRecConfig
     tower: TokenPatches
 
     def __init__(
@@ -120,21 +121,11 @@ class PatchRec(SequenceRecommender, Baseline):
         states = self.backbone(inputs_embeds=torch.cat([start, patches], 1)).last_hidden_state
         return states.gather(1, whole[..., None].expand_as(tokens))
 
-    def save(self, directory: Path) -> None:
-        """Write settings and weights."""
-        directory.mkdir(parents=True)
-        (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
-        save_file(self.state_dict(), directory / "weights.safetensors")
-
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Read what `save` wrote."""
-        settings = PatchRecConfig.model_validate_json((directory / "settings.json").read_text())
-        weights = load_file(directory / "weights.safetensors")
+    def shaped(cls, settings: PatchRecConfig, weights: Mapping[str, Tensor]) -> Self:
+        """Untrained, for the tokens and the vocabulary of the weights."""
         vocabulary, width = weights["tower.table.weight"].shape
         tower = TokenPatches(
             weights["tower.tokens"], vocabulary, width, weights["tower.occurrences"]
         )
-        model = cls(tower, settings)
-        model.load_state_dict(weights)
-        return model.eval()
+        return cls(tower, settings)

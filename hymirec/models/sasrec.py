@@ -12,19 +12,24 @@ B users, T items, D width.
 from __future__ import annotations
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from hymirec.models.layers import BackboneConfig, CausalBlock
-from hymirec.models.sequence import IdConfig, IdRecommender
+from hymirec.models.sequence import IdConfig, IdRecommender, SequenceConfig
 
 
-class SASRecConfig(IdConfig):
-    """Settings of the model."""
+class BlocksConfig(SequenceConfig):
+    """Settings of models with SASRec's body."""
 
     num_layers: PositiveInt = 2
     num_heads: PositiveInt = 2
     expansion: PositiveInt = 4
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+class SASRecConfig(IdConfig, BlocksConfig):
+    """Settings of the model."""
 
 
 class SASRec(IdRecommender):
@@ -35,16 +40,7 @@ class SASRec(IdRecommender):
     def __init__(self, occurrences: Tensor, config: SASRecConfig) -> None:
         """Make an untrained model; `occurrences` [N + 1] counts items in training."""
         super().__init__(occurrences, config)
-        self.blocks = PositionedBlocks(
-            config.width,
-            BackboneConfig(
-                num_layers=config.num_layers,
-                num_heads=config.num_heads,
-                expansion=config.expansion,
-                dropout=config.dropout,
-            ),
-            num_positions=config.num_recent,
-        )
+        self.blocks = PositionedBlocks(config.width, config)
 
     def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
@@ -54,10 +50,13 @@ class SASRec(IdRecommender):
 class PositionedBlocks(nn.Module):
     """SASRec's body: learnt positions, causal blocks, a norm."""
 
-    def __init__(self, width: int, config: BackboneConfig, *, num_positions: int) -> None:
+    def __init__(self, width: int, config: BlocksConfig) -> None:
         super().__init__()
-        self.positions = nn.Parameter(0.02 * torch.randn(num_positions, width))
-        self.layers = nn.Sequential(*(CausalBlock(width, config) for _ in range(config.num_layers)))
+        self.positions = nn.Parameter(0.02 * torch.randn(config.num_recent, width))
+        block = BackboneConfig(
+            num_heads=config.num_heads, expansion=config.expansion, dropout=config.dropout
+        )
+        self.layers = nn.Sequential(*(CausalBlock(width, block) for _ in range(config.num_layers)))
         self.norm = nn.RMSNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from hymirec.examples import NextItemExamples
 from hymirec.infonce import info_nce, log_mass
 from hymirec.inputs import IndexedHistory
-from hymirec.models.base import Baseline, InterestRecommender, TrainedRecommender, TrainingData
+from hymirec.models.base import InterestRecommender, PlainBaseline, TrainedRecommender, TrainingData
 from hymirec.models.layers import InputDropout, token_scale
 from hymirec.models.towers import ItemVectors, Tower
 from hymirec.negatives import NegativeSampler, Sampling, false_negatives
@@ -169,7 +167,7 @@ class IdConfig(SequenceConfig):
     dropout: float = Field(0.2, ge=0, lt=1)
 
 
-class ById(TowerRecommender, Baseline):
+class ById(TowerRecommender, PlainBaseline):
     """A model that knows an item by nothing but the vector it learns for it."""
 
     tower: ItemVectors
@@ -185,20 +183,10 @@ class ById(TowerRecommender, Baseline):
         super().__init__(ItemVectors(occurrences, config.width), config, config.dropout)
         self.settings = config
 
-    def save(self, directory: Path) -> None:
-        """Write settings and weights."""
-        directory.mkdir(parents=True)
-        (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
-        save_file(self.state_dict(), directory / "weights.safetensors")
-
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Read what `save` wrote."""
-        settings = cls.config_type.model_validate_json((directory / "settings.json").read_text())
-        weights = load_file(directory / "weights.safetensors")
-        model = cls(weights["tower.occurrences"], settings)
-        model.load_state_dict(weights)
-        return model.eval()
+    def shaped(cls, settings: IdConfig, weights: Mapping[str, Tensor]) -> Self:
+        """Untrained, for as many items as the weights have."""
+        return cls(weights["tower.occurrences"], settings)
 
 
 class IdRecommender(ById, SequenceRecommender):
