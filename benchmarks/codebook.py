@@ -238,19 +238,21 @@ def recall_from_codes(quick: bool) -> dict[str, float]:
     )
 
     def coded(codes: np.ndarray) -> list[IndexedHistory]:
-        return [IndexedHistory(h.items, codes[h.items]) for h in histories]
+        return [h.coded(codes) for h in histories]
 
     def recall(model: HyMiRec, codes: np.ndarray) -> float:
         return summarise(rank_cases(model, LeaveLastSplit(coded(codes)).test))["R@10"]
 
     with tempfile.TemporaryDirectory() as work:
-        first, _ = fit_encoder(items, histories, recipe, directory=Path(work) / "encoder")
+        split = LeaveLastSplit(histories)
+        first, _ = fit_encoder(items, split, recipe, directory=Path(work) / "encoder")
         vectors = first.item_vectors()
 
         def train(codebook: Any, codes: np.ndarray, name: str) -> HyMiRec:
             return fit_recommender(
-                vectors, first, codebook, coded(codes), recipe, directory=Path(work) / name
-            )
+                vectors, first, codebook, LeaveLastSplit(coded(codes)), recipe,
+                directory=Path(work) / name,
+            )  # fmt: skip
 
         exact = Exact(vectors)
         model = train(exact, exact.codes(), "exact")

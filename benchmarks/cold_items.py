@@ -42,9 +42,7 @@ def measure(dataset: Dataset, recipe: Recipe, share: float) -> dict[str, object]
     cases = split.test
     first = recipe.first_stage
     with tempfile.TemporaryDirectory() as work:
-        text, _ = fit_encoder(
-            dataset.items, split.training, recipe, directory=Path(work) / "encoder"
-        )
+        text, _ = fit_encoder(dataset.items, warm, recipe, directory=Path(work) / "encoder")
         torch.manual_seed(recipe.first_training.seed)
         by_id = SASRec(
             count_items(warm.training, num_items),

@@ -34,7 +34,7 @@ def make_cases(num_users: int, num_items: int) -> list[Case]:
     cases = []
     for length in rng.integers(20, 200, num_users):
         items = rng.integers(1, num_items + 1, length)
-        history = IndexedHistory(items, np.zeros((length, 0), np.uint8))
+        history = IndexedHistory.of(items)
         cases.append(Case(history, int(rng.integers(1, num_items + 1))))
     return cases
 

@@ -68,7 +68,7 @@ class Stage:
         self.recipe = with_seed(get_recipe("tiny"), seed)
         self.work = work
         self.first, _ = fit_encoder(
-            self.world.dataset.items, histories_of(self.world), self.recipe,
+            self.world.dataset.items, LeaveLastSplit(histories_of(self.world)), self.recipe,
             directory=work / "encoder",
         )  # fmt: skip
         self.vectors = self.first.item_vectors()
@@ -82,7 +82,7 @@ class Stage:
     def coded(self, world: World) -> list[IndexedHistory]:
         """Histories of a world with the same items."""
         codes = self.codebook.encode(self.vectors).numpy()
-        return [IndexedHistory(h.items, codes[h.items]) for h in histories_of(world)]
+        return [h.coded(codes) for h in histories_of(world)]
 
     def measures(self, settings: dict[str, Any]) -> dict[str, float]:
         """Train a recommender and measure everything; once for each settings."""
@@ -96,7 +96,7 @@ class Stage:
                 }
             )
             model = fit_recommender(
-                self.vectors, self.first, self.codebook, histories, recipe,
+                self.vectors, self.first, self.codebook, LeaveLastSplit(histories), recipe,
                 directory=self.work / str(len(self.done)),
             )  # fmt: skip
             self.done[key] = self.all_of(model, histories)
@@ -124,12 +124,11 @@ class Stage:
         def recall(model: NextItemRecommender, cases: Any) -> float:
             return summarise(rank_cases(model, cases))["R@10"]
 
-        with_text, _ = fit_encoder(items, split.training, self.recipe, directory=self.work / "text")
+        warm = LeaveLastSplit(split.training)
+        with_text, _ = fit_encoder(items, warm, self.recipe, directory=self.work / "text")
         wordless = {column: "" for column in items if column not in (ITEM_ID, SOURCE_ROW)}
         blank = items.assign(**wordless)
-        vectors, _ = fit_encoder(
-            blank, split.training, self.recipe, directory=self.work / "vectors"
-        )
+        vectors, _ = fit_encoder(blank, warm, self.recipe, directory=self.work / "vectors")
         having, without = recall(with_text, split.test), recall(vectors, split.test)
         return row("text", "R@10 of cold items", having, without)
 

@@ -205,7 +205,7 @@ def growth_row(num_users: int, length: int, steps: int) -> dict[str, float]:
     histories = []
     for _ in range(num_users):
         events = generator.integers(1, MAX_ITEMS + 1, length)
-        histories.append(IndexedHistory(events, codes[events]))
+        histories.append(IndexedHistory.of(events, codes[events]))
     config = HyMiRecConfig(max_history=length, num_recent=100)
     model = HyMiRec(items, codebook, config)
     examples = CutPointExamples(

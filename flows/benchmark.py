@@ -23,7 +23,14 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.data import DataRef, ingest
-from flows.encode import build_codebook, read_codebook, read_codes, read_items, train_encoder
+from flows.encode import (
+    build_codebook,
+    read_codebook,
+    read_codes,
+    read_first_stage,
+    read_items,
+    train_encoder,
+)
 from flows.pipeline import FLOW_RUN_TAG, step
 from flows.steps import LIBRARY, StepResult, alone_in, run_step, source_digest
 from flows.tracking import (
@@ -60,7 +67,7 @@ from hymirec.recipes import (
 )
 from hymirec.recipes.ablations import variant
 from hymirec.schema import ITEM_ID, USER_ID
-from hymirec.splits import LeaveLastSplit, count_items
+from hymirec.splits import LEAVE_LAST, SplitConfig, count_items
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +141,7 @@ def benchmark(
     ablations: bool = False,
     sweeps: Sequence[str] = (),
     min_events: int = 1,
+    split: SplitConfig = LEAVE_LAST,
 ) -> BenchmarkResult:
     """Train, evaluate and compare.
 
@@ -146,6 +154,7 @@ def benchmark(
         ablations: see `contenders`.
         sweeps: see `contenders`.
         min_events: users with fewer are left out.
+        split: what is trained on and asked about.
     """
     size = get_recipe(recipe)
     chosen = contenders(size, models, ablations=ablations, sweeps=sweeps)
@@ -157,14 +166,14 @@ def benchmark(
         log_parameters(
             run_id,
             {"data.name": ref.name, "data.digest": ref.digest, "recipe": recipe, "seeds": seeds,
-             "models": ", ".join(chosen)},
+             "models": ", ".join(chosen), "split": split.by, "window": split.window},
         )  # fmt: skip
         rows = []
         for seed in range(seeds):
             for title, its_recipe in chosen.items():
                 log.info("benchmark: %s, seed %d", title, seed)
                 task = step(f"{title}, seed {seed}")(run_contender)
-                rows.append(task(place, ref, title, its_recipe, seed, run_id))
+                rows.append(task(place, ref, split, title, its_recipe, seed, run_id))
         table = table_of(rows)
         mlflow.log_table(pd.DataFrame([row.flat() for row in rows]), "rows.json")
         mlflow.log_table(pd.DataFrame(table), "table.json")
@@ -174,6 +183,7 @@ def benchmark(
 def run_contender(
     home: Home,
     data: DataRef,
+    split: SplitConfig,
     title: str,
     recipe: Recipe | BaselineRecipe,
     seed: int,
@@ -194,11 +204,13 @@ def run_contender(
     run_id = run.info.run_id
     status = "FAILED"
     try:
-        log_parameters(run_id, recipe.flat() | {"data.digest": data.digest})
+        settings = {f"split.{name}": value for name, value in split.model_dump().items()}
+        log_parameters(run_id, recipe.flat() | settings | {"data.digest": data.digest})
         if isinstance(recipe, Recipe):
-            row = _train_hymirec(home, data, title, recipe, seed, run_id)
+            trained = _train_hymirec(home, data, split, recipe, run_id)
         else:
-            row = _train_baseline(home, data, title, recipe, seed, run_id)
+            trained = _train_baseline(home, data, split, recipe, run_id)
+        row = _evaluated(home, data, split, title, seed, trained)
         log_metrics(run_id, {f"test/{name}": value for name, value in row.metrics.items()})
         log_metrics(run_id, {f"cost/{name}": value for name, value in row.cost.items()})
         client.log_artifact(run_id, str(row.users), "evaluation")
@@ -208,10 +220,29 @@ def run_contender(
     return row
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A contender that is ready to be asked.
+
+    Attributes:
+        model: it.
+        parameters: how many were trained on the way to it.
+        steps: what was done for it; the last made the model itself.
+        users: their ids.
+        histories: of those users.
+    """
+
+    model: Recommender
+    parameters: int
+    steps: Sequence[StepResult]
+    users: Sequence[str]
+    histories: Sequence[IndexedHistory]
+
+
 def _train_hymirec(
-    home: Home, data: DataRef, title: str, recipe: Recipe, seed: int, run_id: str
-) -> Row:
-    encoder = train_encoder(home, data, recipe, run_id)
+    home: Home, data: DataRef, split: SplitConfig, recipe: Recipe, run_id: str
+) -> _Trained:
+    encoder = train_encoder(home, data, recipe, run_id, split=split)
     codebook = build_codebook(home, encoder, recipe, run_id)
 
     def read(home: Home, data: DataRef, codebook_id: str) -> tuple[list[str], list[IndexedHistory]]:
@@ -221,29 +252,37 @@ def _train_hymirec(
         histories = build_histories(dataset.interactions, ids, read_codes(codebook), codebook_id)
         return list(histories), [index_history(one, index) for one in histories.values()]
 
-    done = train_recommender(home, data, encoder, codebook, recipe, run_id, read=read)
+    done = train_recommender(
+        home, data, encoder, codebook, recipe, run_id, read=read, split=split
+    )  # fmt: skip
     users, histories = read(home, data, read_codebook(codebook).id)
     model = read_recommender(done)
-    steps = (encoder, codebook, done)
-    return _evaluated(home, data, title, seed, model, done, steps, users, histories)
+    parameters = _count(read_first_stage(encoder)) + _count(model)
+    return _Trained(model, parameters, (encoder, codebook, done), users, histories)
 
 
 def _train_baseline(
-    home: Home, data: DataRef, title: str, recipe: BaselineRecipe, seed: int, run_id: str
-) -> Row:
+    home: Home, data: DataRef, split: SplitConfig, recipe: BaselineRecipe, run_id: str
+) -> _Trained:
     dataset = data.read()
     index = number_items(dataset.items[ITEM_ID].tolist())
     histories = index_interactions(dataset.interactions, index)
     users = dataset.interactions[USER_ID].drop_duplicates().tolist()
 
     def work(output: Path, checkpoints: Path, log: Any) -> None:
-        split = LeaveLastSplit(histories)
-        model = fit_baseline(recipe, dataset.items, split, directory=checkpoints, log_metrics=log)
+        model = fit_baseline(
+            recipe, dataset.items, split.of(histories), directory=checkpoints, log_metrics=log
+        )
         model.save(output / "model")
 
-    done = run_training_step(home, recipe.name, _inputs(data, recipe), run_id, work)
+    inputs = _inputs(data, recipe) | {"split": split.model_dump()}
+    done = run_training_step(home, recipe.name, inputs, run_id, work)
     model = recipe.model.load(done.directory / "model")
-    return _evaluated(home, data, title, seed, model, done, (done,), users, histories)
+    return _Trained(model, _count(model), (done,), users, histories)
+
+
+def _count(model: Recommender) -> int:
+    return sum(part.numel() for part in model.parameters())
 
 
 def _inputs(data: DataRef, recipe: BaselineRecipe) -> dict[str, object]:
@@ -266,30 +305,24 @@ def _text_models(settings: Any) -> set[str]:
 
 
 def _evaluated(
-    home: Home,
-    data: DataRef,
-    title: str,
-    seed: int,
-    model: Recommender,
-    trained: StepResult,
-    steps: Sequence[StepResult],
-    users: Sequence[str],
-    histories: Sequence[IndexedHistory],
+    home: Home, data: DataRef, split: SplitConfig, title: str, seed: int, trained: _Trained
 ) -> Row:
     def work(output: Path, checkpoints: Path) -> None:
-        split = LeaveLastSplit(histories)
+        parts = split.of(trained.histories)
         items = read_items(data)
-        occurrences = count_items(split.training, len(items))
-        report = evaluate(model, split.test, users, Catalogue.of(items, occurrences))
+        occurrences = count_items(parts.training, len(items))
+        report = evaluate(
+            trained.model, parts.test, trained.users, Catalogue.of(items, occurrences)
+        )
         (output / METRICS).write_text(json.dumps(report.metrics, indent=2))
         report.users.to_parquet(output / USERS, index=False)
 
-    done = run_step(home, "benchmark-evaluation", {"model": trained.digest}, work)
+    done = run_step(home, "benchmark-evaluation", {"model": trained.steps[-1].digest}, work)
     metrics: Mapping[str, float] = json.loads((done.directory / METRICS).read_text())
     cost = {
-        "seconds": sum(one.cost["seconds"] for one in steps),
-        "peak_mb": max(one.cost.get("peak_mb", 0.0) for one in steps),
-        "parameters": float(sum(part.numel() for part in model.parameters())),
+        "seconds": sum(one.cost["seconds"] for one in trained.steps),
+        "peak_mb": max(one.cost.get("peak_mb", 0.0) for one in trained.steps),
+        "parameters": float(trained.parameters),
         "evaluation_seconds": done.cost["seconds"],
     }
     ranks = pd.read_parquet(done.directory / USERS, columns=[RANK])[RANK].to_numpy()

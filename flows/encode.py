@@ -24,10 +24,13 @@ from hymirec.models.nextitem import NextItemRecommender
 from hymirec.models.pretrained import digest
 from hymirec.recipes import Recipe
 from hymirec.schema import ITEM_ID
+from hymirec.splits import LEAVE_LAST, SplitConfig
 from hymirec.training import LogMetrics
 
 
-def train_encoder(home: Home, data: DataRef, recipe: Recipe, run_id: str) -> StepResult:
+def train_encoder(
+    home: Home, data: DataRef, recipe: Recipe, run_id: str, *, split: SplitConfig = LEAVE_LAST
+) -> StepResult:
     """Train the content encoder and embed the catalogue."""
 
     def work(output: Path, checkpoints: Path, log_metrics: LogMetrics) -> None:
@@ -35,7 +38,7 @@ def train_encoder(home: Home, data: DataRef, recipe: Recipe, run_id: str) -> Ste
         index = number_items(dataset.items[ITEM_ID].tolist())
         model, tokenizer = fit_encoder(
             dataset.items,
-            index_interactions(dataset.interactions, index),
+            split.of(index_interactions(dataset.interactions, index)),
             recipe,
             directory=checkpoints,
             num_workers=available_workers(),
@@ -50,6 +53,7 @@ def train_encoder(home: Home, data: DataRef, recipe: Recipe, run_id: str) -> Ste
 
     inputs = {
         "data": data.digest,
+        "split": split.model_dump(),
         **recipe.model_dump(mode="json", include={"encoder", "first_stage", "first_training"}),
         **source_digests(recipe.encoder.backbone, recipe.first_stage.backbone),
     }

@@ -80,10 +80,12 @@ def run_step(
     output, checkpoints = partial / "output", partial / "checkpoints"
     if output.exists():
         shutil.rmtree(output)
+    before = _seconds_before(partial)
     output.mkdir(parents=True)
     checkpoints.mkdir(exist_ok=True)
     with measured() as cost:
         work(output, checkpoints)
+    cost["seconds"] += before
     (output / COST).write_text(json.dumps(cost))
     output.rename(final)
     shutil.rmtree(partial)
@@ -95,8 +97,8 @@ def run_step(
 def measured() -> Iterator[dict[str, float]]:
     """Measure what happens inside; the numbers are there once it has ended.
 
-    `seconds` of wall time, of this attempt if an earlier one was interrupted; `peak_mb`, the most
-    memory this process held meanwhile, where the system tells (Linux), all it held before included.
+    `seconds` of wall time; `peak_mb`, the most memory this process held meanwhile, where the system
+    tells (Linux), all it held before included.
     """
     cost: dict[str, float] = {}
     resettable = Path("/proc/self/clear_refs")
@@ -109,6 +111,19 @@ def measured() -> Iterator[dict[str, float]]:
         status = Path("/proc/self/status").read_text()
         peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
         cost["peak_mb"] = int(peak.split()[1]) / 1024
+
+
+def _seconds_before(partial: Path) -> float:
+    """Note that an attempt begins; seconds that those before it lasted until they wrote last."""
+    path = partial / "attempts.json"
+    seconds = 0.0
+    if path.exists():
+        seconds, started = json.loads(path.read_text())
+        written = [file.stat().st_mtime for file in partial.rglob("*") if file.is_file()]
+        seconds += max(0.0, max(written) - started)
+    partial.mkdir(exist_ok=True)
+    path.write_text(json.dumps([seconds, time.time()]))
+    return seconds
 
 
 def step_digest(name: str, inputs: Mapping[str, object]) -> str:

@@ -30,7 +30,7 @@ from hymirec.models.popularity import PopularityRecommender
 from hymirec.recipes import Recipe
 from hymirec.retrieval import ItemIndex
 from hymirec.schema import ITEM_ID
-from hymirec.splits import LeaveLastSplit, count_items
+from hymirec.splits import LEAVE_LAST, LeaveLastSplit, SplitConfig, count_items
 from hymirec.training import LogMetrics
 
 USERS = "users.parquet"
@@ -54,6 +54,7 @@ ReadHistories = Callable[[Home, DataRef, str], tuple[list[str], list[IndexedHist
 def train_recommender(
     home: Home, data: DataRef, encoder: StepResult, codebook: StepResult, recipe: Recipe,
     run_id: str, *, read: ReadHistories = read_training_histories,
+    split: SplitConfig = LEAVE_LAST,
 ) -> StepResult:  # fmt: skip
     """Train the hybrid recommender; wherever histories are read from, they are the same."""
 
@@ -64,7 +65,7 @@ def train_recommender(
             read_embeddings(encoder),
             read_first_stage(encoder),
             book,
-            histories,
+            split.of(histories),
             recipe,
             directory=checkpoints,
             log_metrics=log_metrics,
@@ -73,6 +74,7 @@ def train_recommender(
 
     inputs = {
         "codebook": codebook.digest,
+        "split": split.model_dump(),
         **recipe.model_dump(mode="json", include={"recommender", "training"}),
         **source_digests(recipe.recommender.backbone),
     }

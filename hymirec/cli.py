@@ -145,6 +145,10 @@ def benchmark(
     ] = False,
     sweep: Annotated[str, typer.Option(help="interests, window or both, with a comma.")] = "",
     min_events: Annotated[int, typer.Option(help="Leave out users with fewer events.", min=1)] = 1,
+    split: Annotated[
+        str, typer.Option(help="last: everyone's last event; time: all after one moment.")
+    ] = "last",
+    window: Annotated[int, typer.Option(help="Next items that are asked about.", min=1)] = 1,
     quick: Annotated[
         bool, typer.Option("--quick", help="The built-in world, the demo's recipe, one seed.")
     ] = False,
@@ -162,13 +166,17 @@ def benchmark(
     from flows.benchmark import benchmark as flow
     from flows.benchmark import contenders
     from hymirec.recipes import get_recipe
+    from hymirec.splits import SplitConfig
 
+    if split not in ("last", "time"):
+        raise UsageError(f"--split is last or time, not {split!r}")
+    parts = SplitConfig.model_validate({"by": split, "window": window})
     names, swept = _listed(models), _listed(sweep)
     contenders(get_recipe(recipe), names, ablations=ablations, sweeps=swept)
     result = _interruptible(
         lambda: flow(
             data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
-            ablations=ablations, sweeps=swept, min_events=min_events,
+            ablations=ablations, sweeps=swept, min_events=min_events, split=parts,
         )
     )  # fmt: skip
     show_comparison(result.table)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hymirec.errors import DataError
-from hymirec.inputs import IndexedHistory, assemble, pad_items
+from hymirec.inputs import IndexedHistory, assemble, pad
 
 T = TypeVar("T")
 
@@ -58,24 +58,27 @@ class Examples(Dataset[T], ABC):
         """Make a batch: the arguments of a model's `forward`."""
 
 
-class NextItemExamples(Examples[NDArray[np.int64]]):
+class NextItemExamples(Examples[IndexedHistory]):
     """Runs of at most `num_recent` + 1 items; every item is predicted from those before it."""
 
     def __init__(self, histories: Sequence[IndexedHistory], num_recent: int) -> None:
         super().__init__(histories, events_per_example=num_recent)
         self.num_items = num_recent + 1
 
-    def __getitem__(self, example: int) -> NDArray[np.int64]:
-        """Item indices, at most `num_recent` + 1 of them, ending anywhere past the first half."""
-        items = self._history(example).items
-        if len(items) <= self.num_items:
-            return items
-        end = _draw(self.num_items // 2 + 1, len(items))
-        return items[max(0, end - self.num_items) : end]
+    def __getitem__(self, example: int) -> IndexedHistory:
+        """At most `num_recent` + 1 events, ending anywhere past the first half."""
+        history = self._history(example)
+        if len(history) <= self.num_items:
+            return history
+        end = _draw(self.num_items // 2 + 1, len(history))
+        return history.until(end).last(self.num_items)
 
-    def collate(self, examples: list[NDArray[np.int64]]) -> dict[str, Tensor]:
+    def collate(self, examples: list[IndexedHistory]) -> dict[str, Tensor]:
         """Arguments of `SequenceRecommender.forward`."""
-        return {"items": pad_items(examples)}
+        return {
+            "items": pad([example.items for example in examples]),
+            "times": pad([example.times for example in examples]),
+        }
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ checkpoints, and returns the model; whoever calls decides what is kept and track
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -29,7 +29,6 @@ from hymirec.evaluation.protocol import rank_cases
 from hymirec.examples import CutPointExamples
 from hymirec.history import History
 from hymirec.inputs import (
-    IndexedHistory,
     build_histories,
     index_history,
     index_interactions,
@@ -106,7 +105,7 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
         raise DataError(f"interactions: item {min(unknown)!r} is not among the items")
     first_stage, _ = fit_encoder(
         dataset.items,
-        index_interactions(dataset.interactions, index),
+        LeaveLastSplit(index_interactions(dataset.interactions, index)),
         recipe,
         directory=directory / "encoder",
     )
@@ -118,14 +117,14 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
 
     items, codebook, codes = on_main(encode)
     histories = build_histories(dataset.interactions, item_ids, codes, codebook.id)
-    indexed = [index_history(history, index) for history in histories.values()]
+    split = LeaveLastSplit([index_history(history, index) for history in histories.values()])
     model = fit_recommender(
-        items, first_stage, codebook, indexed, recipe, directory=directory / "recommender"
+        items, first_stage, codebook, split, recipe, directory=directory / "recommender"
     )
     package = RecommenderPackage.assemble(
         model,
         dataset.items,
-        count_items(LeaveLastSplit(indexed).training, len(item_ids)),
+        count_items(split.training, len(item_ids)),
         recipe=recipe.name,
         data_digest=dataset.digest(),
     )
@@ -165,7 +164,7 @@ def fit_baseline(
 
 def fit_encoder(
     items: pd.DataFrame,
-    histories: Sequence[IndexedHistory],
+    split: Split,
     recipe: Recipe,
     *,
     directory: Path,
@@ -176,7 +175,7 @@ def fit_encoder(
 
     Args:
         items: the canonical items table; row i is item index i + 1.
-        histories: all users' histories; their codes are not read.
+        split: what it may learn from and validate on; codes are not read.
         recipe: settings.
         directory: for checkpoints.
         num_workers: processes that may read the catalogue, see `hymirec.catalogue`.
@@ -186,7 +185,6 @@ def fit_encoder(
         The first-stage recommender, whose tower embeds items and whose adapters, if it had any,
         are merged into its weights; and its tokenizer.
     """
-    split = LeaveLastSplit(histories)
     torch.manual_seed(recipe.first_training.seed)
     tower, tokenizer = make_tower(
         items,
@@ -247,7 +245,7 @@ def fit_recommender(
     items: Tensor,
     first_stage: NextItemRecommender,
     codebook: Codebook,
-    histories: Sequence[IndexedHistory],
+    split: Split,
     recipe: Recipe,
     *,
     directory: Path,
@@ -259,12 +257,11 @@ def fit_recommender(
         items: unit item embeddings [number of items + 1, D], as the codebook was fitted on.
         first_stage: gives the weights to start from.
         codebook: of those embeddings.
-        histories: all users' histories, with codes of `codebook`.
+        split: what it may learn from and validate on, with codes of `codebook`.
         recipe: settings.
         directory: for checkpoints.
         log_metrics: called after every epoch.
     """
-    split = LeaveLastSplit(histories)
     settings = recipe.recommender
     torch.manual_seed(recipe.training.seed)
     model = HyMiRec(items, codebook, settings, count_items(split.training, len(items) - 1))

@@ -26,22 +26,49 @@ class IndexedHistory:
 
     Attributes:
         items: int64 [L], item indices, never padding.
-        codes: uint8 [L, bytes per item].
+        codes: uint8 [L, bytes per item]; [L, 0] where nothing is coded yet.
+        times: int64 [L], seconds since 1970 UTC, never falling.
     """
 
     items: NDArray[np.int64]
     codes: NDArray[np.uint8]
+    times: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        items: NDArray[np.int64],
+        codes: NDArray[np.uint8] | None = None,
+        times: NDArray[np.int64] | None = None,
+    ) -> IndexedHistory:
+        """Make one, without codes and with all times 0 unless they are given."""
+        return cls(
+            items,
+            np.zeros((len(items), 0), dtype=np.uint8) if codes is None else codes,
+            np.zeros(len(items), dtype=np.int64) if times is None else times,
+        )
 
     def __len__(self) -> int:
         return len(self.items)
 
     def until(self, end: int) -> IndexedHistory:
         """Return the first `end` events: what was known before event `end`."""
-        return IndexedHistory(self.items[:end], self.codes[:end])
+        return self._taking(slice(end))
+
+    def last(self, count: int) -> IndexedHistory:
+        """Return the last `count` events, or all where there are fewer."""
+        return self._taking(slice(max(0, len(self) - count), None))
 
     def only(self, events: NDArray[np.bool_]) -> IndexedHistory:
         """Return the events that a mask [L] marks."""
-        return IndexedHistory(self.items[events], self.codes[events])
+        return self._taking(events)
+
+    def coded(self, codes: NDArray[np.uint8]) -> IndexedHistory:
+        """Return the same with codes from a table [N + 1, bytes per item]."""
+        return IndexedHistory(self.items, codes[self.items], self.times)
+
+    def _taking(self, events: slice | NDArray[np.bool_]) -> IndexedHistory:
+        return IndexedHistory(self.items[events], self.codes[events], self.times[events])
 
 
 def index_interactions(
@@ -54,10 +81,16 @@ def index_interactions(
     items = interactions[ITEM_ID].map(item_index).to_numpy().astype(np.int64)
     users, _ = pd.factorize(interactions[USER_ID])
     starts = np.flatnonzero(np.diff(users)) + 1
+    times = seconds(interactions[TIMESTAMP])
     return [
-        IndexedHistory(part, np.zeros((len(part), 0), dtype=np.uint8))
-        for part in np.split(items, starts)
+        IndexedHistory.of(part, times=own)
+        for part, own in zip(np.split(items, starts), np.split(times, starts), strict=True)
     ]
+
+
+def seconds(times: pd.Series) -> NDArray[np.int64]:
+    """Timestamps as whole seconds since 1970 UTC."""
+    return times.dt.as_unit("ns").astype("int64").to_numpy() // 1_000_000_000
 
 
 def number_items(item_ids: Sequence[str]) -> dict[str, int]:
@@ -97,7 +130,7 @@ def build_histories(
         )
     if interactions[TIMESTAMP].isna().any():
         raise DataError(f"user histories: column {TIMESTAMP} has missing values")
-    times = interactions[TIMESTAMP].dt.as_unit("ns").astype("int64").to_numpy() // 1_000_000_000
+    times = seconds(interactions[TIMESTAMP])
     users, user_ids = pd.factorize(interactions[USER_ID])
     order = np.lexsort((times, users))  # stable
     items, times, codes = interactions[ITEM_ID].to_numpy()[order], times[order], codes[rows[order]]
@@ -129,7 +162,7 @@ def index_history(history: History, item_index: Mapping[str, int]) -> IndexedHis
         [item_index.get(item, PADDING_INDEX) for item in history.item_ids], dtype=np.int64
     )
     known = items != PADDING_INDEX
-    return IndexedHistory(items[known], history.codes[known])
+    return IndexedHistory(items[known], history.codes[known], history.times[known])
 
 
 def assemble(
@@ -144,8 +177,8 @@ def assemble(
 
     Returns:
         `history_codes` uint8 [B, L, bytes per item], `history_length` int64 [B],
-        `recent_items` int64 [B, N], `recent_length` int64 [B]; L and N are the longest in the
-        batch, at least 1.
+        `recent_items` and `recent_times` int64 [B, N], `recent_length` int64 [B]; L and N are the
+        longest in the batch, at least 1.
     """
     coarse = [history.codes[-max_history:] for history in histories]
     recent = [history.items[-num_recent:] for history in histories]
@@ -156,14 +189,15 @@ def assemble(
     return {
         "history_codes": torch.from_numpy(codes),
         "history_length": torch.tensor([len(part) for part in coarse]),
-        "recent_items": pad_items(recent),
+        "recent_items": pad(recent),
+        "recent_times": pad([history.times[-num_recent:] for history in histories]),
         "recent_length": torch.tensor([len(part) for part in recent]),
     }
 
 
-def pad_items(sequences: Sequence[NDArray[np.int64]]) -> Tensor:
-    """Stack index sequences as int64 [B, longest], padded on the right; longest is at least 1."""
-    padded = np.full((len(sequences), max(1, max(map(len, sequences)))), PADDING_INDEX, np.int64)
+def pad(sequences: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Stack as int64 [B, longest], padded with 0 on the right; longest is at least 1."""
+    padded = np.zeros((len(sequences), max(1, max(map(len, sequences)))), np.int64)
     for row, sequence in zip(padded, sequences, strict=True):
         row[: len(sequence)] = sequence
     return torch.from_numpy(padded)

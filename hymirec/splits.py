@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
 from hymirec.errors import DataError
@@ -127,7 +128,6 @@ class GlobalTimeSplit:
     def at(
         cls,
         histories: Sequence[IndexedHistory],
-        times: Sequence[NDArray[np.int64]],
         *,
         validation_share: float = 0.05,
         test_share: float = 0.05,
@@ -137,7 +137,6 @@ class GlobalTimeSplit:
 
         Args:
             histories: of all users.
-            times: int64, seconds, of each history's events.
             validation_share: of all events, between the two times.
             test_share: of all events, from the second time on.
             window: as the attribute.
@@ -145,7 +144,8 @@ class GlobalTimeSplit:
         Raises:
             DataError: no user has an event before the test and one after.
         """
-        everything = np.sort(np.concatenate(list(times)))
+        times = [history.times for history in histories]
+        everything = np.sort(np.concatenate(times))
         places = len(everything) * (1 - np.array([test_share + validation_share, test_share]))
         validate, test = everything[places.astype(int).clip(0, len(everything) - 1)]
         before = np.array(
@@ -225,6 +225,38 @@ class ColdItemSplit:
                 if len(known):
                     cases.append(Case(known, int(history.items[last]), user=user))
         return cases
+
+
+class SplitConfig(BaseModel):
+    """How a data set is split: the paper's protocol unless told otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["last", "time"] = "last"
+    """`last`: see `LeaveLastSplit`. `time`: see `GlobalTimeSplit`."""
+    window: PositiveInt = 1
+    validation_share: float = Field(0.05, gt=0, lt=1)
+    """Of all events; `time` only, as the next."""
+    test_share: float = Field(0.05, gt=0, lt=1)
+
+    def of(self, histories: Sequence[IndexedHistory]) -> Split:
+        """Split the histories of all users.
+
+        Raises:
+            DataError: nobody is left to be asked about.
+        """
+        if self.by == "last":
+            return LeaveLastSplit(histories, self.window)
+        return GlobalTimeSplit.at(
+            histories,
+            validation_share=self.validation_share,
+            test_share=self.test_share,
+            window=self.window,
+        )
+
+
+LEAVE_LAST = SplitConfig()
+"""The paper's protocol."""
 
 
 def count_items(histories: Sequence[IndexedHistory], num_items: int) -> Tensor:

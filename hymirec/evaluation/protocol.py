@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hymirec.evaluation.metrics import rank_of_target
-from hymirec.inputs import pad_items
+from hymirec.inputs import pad
 from hymirec.models.base import Recommender
 from hymirec.schema import PADDING_INDEX
 from hymirec.splits import Case
@@ -75,7 +75,7 @@ def answer_cases(
         num_items = scores.shape[1]
         scores = scores.clone(memory_format=torch.contiguous_format)  # may be one row for all
         scores[:, PADDING_INDEX] = -torch.inf
-        targets = pad_items([np.append(case.target, case.later) for case in batch]).to(device)
+        targets = pad([np.append(case.target, case.later) for case in batch]).to(device)
         seen_kept[places] = rank_of_target(scores, targets[:, 0]).float().cpu()
         rows = np.repeat(np.arange(len(batch)), [len(case.known) for case in batch])
         items = np.concatenate([case.known.items for case in batch])

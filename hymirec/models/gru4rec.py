@@ -40,7 +40,7 @@ class GRU4Rec(IdRecommender):
         self.dropout = nn.Dropout(config.dropout)
         self.to_items = nn.Linear(config.hidden_width, config.width)
 
-    def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, lengths: Tensor, times: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
         states, _ = self.recurrence(tokens)
         return self.to_items(self.dropout(states))

@@ -2,8 +2,7 @@
 
 Attention whose weights are not a distribution: SiLU of the logits over the length, so that the
 number of relevant events is seen and not only their mix; and a gate in place of a feed-forward
-layer. The relative bias is the one by position; that by time is left out, because a model input
-carries no event times.
+layer. Logits have a bias for how many events, and one for how many seconds, lie between two events.
 
 B users, T items, D width.
 """
@@ -35,11 +34,26 @@ class HSTU(IdRecommender):
         super().__init__(occurrences, config)
         self.units = nn.ModuleList(TransductionUnit(config) for _ in range(config.num_layers))
 
-    def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, lengths: Tensor, times: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
+        age = age_of(times)
         for unit in self.units:
-            tokens = unit(tokens)
+            tokens = unit(tokens, age)
         return tokens
+
+
+NUM_AGES = 32
+"""Seconds between events are told apart in powers of two, up to 2³¹ and more: 68 years."""
+
+
+def age_of(times: Tensor) -> Tensor:
+    """Seconds [B, T] to classes [B, T, T] of how long before the row's event the column's was.
+
+    0 within a second, 1 after one, 2 after two or three, 3 from four on; 0 too for what lies ahead.
+    """
+    # In float64, log2 of a whole number below 2⁵³ never crosses a power of two by rounding.
+    passed = (times[:, :, None] - times[:, None]).clamp(min=0).double()
+    return (passed.log2().floor() + 1).clamp(0, NUM_AGES - 1).long()
 
 
 class TransductionUnit(nn.Module):
@@ -53,20 +67,21 @@ class TransductionUnit(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 4 * width)  # f1: U, V, Q, K
         self.distance_bias = nn.Parameter(0.02 * torch.randn(config.num_recent))
+        self.age_bias = nn.Parameter(0.02 * torch.randn(NUM_AGES))
         self.dropout = nn.Dropout(config.dropout)
         self.transform = nn.Linear(width, width)  # f2
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
+    def forward(self, tokens: Tensor, age: Tensor) -> Tensor:
+        """[B, T, D], and classes [B, T, T] of `age_of`, to [B, T, D]."""
         gate, value, query, key = silu(self.project(self.norm(tokens))).chunk(4, dim=2)
         value, query, key = (
             part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in (value, query, key)
         )
         place = torch.arange(tokens.shape[1], device=tokens.device)
         distance = place[:, None] - place  # [T, T], how far back
-        bias = self.distance_bias[distance.clamp(0, self.num_positions - 1)]
+        bias = self.distance_bias[distance.clamp(0, self.num_positions - 1)] + self.age_bias[age]
         # Over the longest length and not over that of a batch, on which no answer may depend.
-        weights = silu(query @ key.transpose(2, 3) + bias) / self.num_positions
+        weights = silu(query @ key.transpose(2, 3) + bias[:, None]) / self.num_positions
         seen = (weights * (distance >= 0)) @ value  # [B, heads, T, D / heads]
         seen = seen.transpose(1, 2).flatten(2)
         seen = layer_norm(seen, seen.shape[-1:], eps=1e-6) * gate

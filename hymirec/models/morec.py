@@ -31,6 +31,6 @@ class MoRec(TextBaseline):
         self.settings = config
         self.blocks = PositionedBlocks(tower.settings.width, config)
 
-    def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, lengths: Tensor, times: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
         return self.blocks(tokens)

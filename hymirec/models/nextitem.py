@@ -39,6 +39,6 @@ class NextItemRecommender(TextRecommender):
             tower.settings.width, config.backbone, max_tokens=config.num_recent, saved=saved
         )
 
-    def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, lengths: Tensor, times: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
         return self.backbone(inputs_embeds=tokens).last_hidden_state

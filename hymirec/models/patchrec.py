@@ -98,7 +98,7 @@ class PatchRec(SequenceRecommender, PlainBaseline):
         tower = TokenPatches(tokens, count_tokens(tokenizer), settings.width, data.occurrences)
         return cls(tower, settings)
 
-    def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, lengths: Tensor, times: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]: what is read after the last patch that is whole by then."""
         by_session = not self.training or bool(torch.rand(()) < self.settings.session_share)
         size = self.settings.session_size

@@ -42,7 +42,7 @@ class SASRec(IdRecommender):
         super().__init__(occurrences, config)
         self.blocks = PositionedBlocks(config.width, config)
 
-    def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, lengths: Tensor, times: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
         return self.blocks(tokens)
 

@@ -106,22 +106,24 @@ class SequenceRecommender(TowerRecommender):
     """One interest a user: the hidden state at the last item."""
 
     @abstractmethod
-    def hidden(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, lengths: Tensor, times: Tensor) -> Tensor:
         """Item vectors [B, T, D], one standard deviation a coordinate, to states [B, T, D].
 
-        A state may depend on its own item and those before it. Rows end after `lengths` int64 [B];
-        what the states are from there on is nobody's concern.
+        A state may depend on its own item and those before it, and on their `times` int64 [B, T],
+        in seconds. Rows end after `lengths` int64 [B]; what the states are from there on is
+        nobody's concern.
         """
 
     def examples(self, histories: Sequence[IndexedHistory]) -> NextItemExamples:
         """Runs of items, each of them predicted from those before it."""
         return NextItemExamples(histories, self.num_recent)
 
-    def forward(self, items: Tensor) -> dict[str, Tensor]:
+    def forward(self, items: Tensor, times: Tensor) -> dict[str, Tensor]:
         """Loss of predicting each item from those before it.
 
         Args:
             items: int64 [B, T + 1], padded on the right with 0.
+            times: int64 [B, T + 1], seconds.
 
         Returns:
             `loss`: InfoNCE over the batch's P targets, K shared negatives each, 0 without any,
@@ -132,7 +134,8 @@ class SequenceRecommender(TowerRecommender):
         negatives = self.sampler(items[:, 1:])
         (sequence, against), text_loss = self.vectors_of(items, negatives.items)
         real = items[:, 1:] != PADDING_INDEX
-        states = self._states(sequence[:, :-1], (items != PADDING_INDEX).sum(dim=1) - 1)
+        lengths = (items != PADDING_INDEX).sum(dim=1) - 1
+        states = self._states(sequence[:, :-1], lengths, times[:, :-1])
         users = normalize(states[real], dim=1)  # [P, D]
         targets = items[:, 1:][real]
         toward = (users * sequence[:, 1:][real]).sum(dim=1) / self.shared.temperature
@@ -151,13 +154,13 @@ class SequenceRecommender(TowerRecommender):
     def encode_user(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Recent items to one interest a user, [B, 1, D]; zero for an empty history."""
         items, length = inputs["recent_items"], inputs["recent_length"]
-        states = self._states(self.item_vectors()[items], length)
+        states = self._states(self.item_vectors()[items], length, inputs["recent_times"])
         rows = torch.arange(len(items), device=items.device)
         last = normalize(states[rows, (length - 1).clamp(min=0)], dim=1)
         return (last * (length > 0)[:, None])[:, None]
 
-    def _states(self, sequence: Tensor, lengths: Tensor) -> Tensor:
-        return self.hidden(self.input_dropout(token_scale(sequence)), lengths)
+    def _states(self, sequence: Tensor, lengths: Tensor, times: Tensor) -> Tensor:
+        return self.hidden(self.input_dropout(token_scale(sequence)), lengths, times)
 
 
 class IdConfig(SequenceConfig):

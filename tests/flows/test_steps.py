@@ -1,6 +1,7 @@
 """A step is done once, found again, and leaves nothing half done."""
 
 import logging
+import time
 
 import pytest
 
@@ -98,6 +99,20 @@ def test_failing_work_leaves_no_result_and_hands_its_checkpoints_on(home):
     assert {path.name for path in step.directory.iterdir()} == {"file.txt", "cost.json"}
     assert step.cost["seconds"] >= 0
     assert [path.name for path in home.runs.iterdir()] == [step.directory.name]
+
+
+def test_an_interrupted_attempt_costs_what_it_took_until_it_wrote_last(home):
+    def slow(output, checkpoints):
+        time.sleep(0.3)
+        (checkpoints / "epoch-1").write_text("done")
+        raise RuntimeError("interrupted")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="interrupted"):
+            run_step(home, "encoder", {}, slow)
+        time.sleep(0.5)  # nobody works between attempts
+    cost = run_step(home, "encoder", {}, Work()).cost
+    assert 0.6 <= cost["seconds"] < 1
 
 
 def test_checkpoints_are_not_handed_to_work_on_other_inputs(home):

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,11 +14,11 @@ from hymirec.errors import DataError, UsageError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.fitting import fit_baseline
-from hymirec.inputs import index_interactions, number_items
+from hymirec.inputs import IndexedHistory, index_interactions, number_items
 from hymirec.models.base import TrainedRecommender
 from hymirec.recipes import ABLATIONS, BASELINES, SWEEPS, get_baseline, get_recipe
 from hymirec.recipes.ablations import variant
-from hymirec.splits import LeaveLastSplit
+from hymirec.splits import LeaveLastSplit, SplitConfig
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "adding-a-model.md"
 TINY = get_recipe("tiny")
@@ -49,6 +50,34 @@ def test_every_baseline_beats_popularity(name, data, tmp_path):
     model = fit_baseline(get_baseline(name, TINY), items, split, directory=tmp_path / "work")
     floor, found = (summarise(rank_cases(one, split.test))["R@10"] for one in (popularity, model))
     assert found > 1.5 * floor  # seen: 2.1 (ComiRec by routing) to 8.6 (SASRec)
+
+
+@pytest.mark.parametrize("split_by", ["last", "time"])
+def test_a_model_learns_nothing_from_what_comes_after_the_cut(data, split_by, tmp_path):
+    items, given = data
+    config = SplitConfig(by=split_by, window=2)
+    rng = np.random.default_rng(0)
+    recipe = get_baseline("hstu", TINY)
+    short = recipe.training.model_copy(update={"num_epochs": 1})
+    weights, answers, targets = [], [], []
+    for changed in (False, True):
+        split, histories = config.of(given.histories), []
+        for user, history in enumerate(given.histories):
+            cut = split.test_from[user] if split_by == "time" else len(history) - 2
+            later = rng.permutation(history.items[cut:]) if changed else history.items[cut:]
+            histories.append(IndexedHistory.of(np.append(history.items[:cut], later),
+                                               times=history.times))  # fmt: skip
+        split = config.of(histories)
+        model = fit_baseline(
+            recipe.model_copy(update={"training": short}), items, split,
+            directory=tmp_path / str(changed),
+        )  # fmt: skip
+        weights.append(model.state_dict())
+        answers.append(rank_cases(model, split.validation))
+        targets.append([case.target for case in split.test])
+    assert targets[0] != targets[1]
+    assert all(weights[0][name].equal(value) for name, value in weights[1].items())
+    assert answers[0].equal(answers[1])
 
 
 def test_an_unknown_model_is_answered_with_those_there_are():

@@ -14,7 +14,7 @@ from hymirec.inputs import (
     index_history,
     index_interactions,
     number_items,
-    pad_items,
+    pad,
 )
 from hymirec.splits import LeaveLastSplit, asks_about, count_items
 
@@ -23,7 +23,7 @@ def told_apart(length, start=1):
     """A history whose items, and whose codes, say which event they are: 1, 2, 3, …"""
     items = np.arange(start, start + length)
     codes = np.stack([items // 256, items % 256], axis=1).astype(np.uint8)
-    return IndexedHistory(items, codes)
+    return IndexedHistory.of(items, codes)
 
 
 def events_in(codes):
@@ -52,11 +52,16 @@ def test_items_the_model_does_not_know_are_left_out_with_their_codes():
 
 def test_interactions_become_one_history_a_user_in_the_tables_order():
     interactions = pd.DataFrame(
-        {"user_id": ["v", "v", "u", "w", "w"], "item_id": ["a", "b", "b", "c", "a"]}
+        {
+            "user_id": ["v", "v", "u", "w", "w"],
+            "item_id": ["a", "b", "b", "c", "a"],
+            "timestamp": pd.to_datetime([3, 7, 7, 1, 1], unit="s", utc=True),
+        }
     )
     histories = index_interactions(interactions, number_items(["a", "b", "c"]))
     assert [history.items.tolist() for history in histories] == [[1, 2], [2], [3, 1]]
     assert [history.codes.shape for history in histories] == [(2, 0), (1, 0), (2, 0)]
+    assert [history.times.tolist() for history in histories] == [[3, 7], [7], [1, 1]]
 
 
 def test_until_is_a_prefix():
@@ -102,7 +107,7 @@ def test_a_batch_holds_what_each_history_alone_does():
 
 
 def test_sequences_are_padded_on_the_right():
-    assert pad_items([np.array([3, 1]), np.array([], dtype=np.int64)]).tolist() == [[3, 1], [0, 0]]
+    assert pad([np.array([3, 1]), np.array([], dtype=np.int64)]).tolist() == [[3, 1], [0, 0]]
 
 
 # Examples
@@ -111,7 +116,7 @@ def test_sequences_are_padded_on_the_right():
 def test_next_item_examples_of_a_short_history_are_the_history():
     examples = NextItemExamples([told_apart(4), told_apart(1), told_apart(3)], num_recent=4)
     assert len(examples) == 2  # one event has no next one
-    assert examples[0].tolist() == [1, 2, 3, 4]
+    assert examples[0].items.tolist() == [1, 2, 3, 4]
     batch = examples.collate([examples[0], examples[1]])
     assert batch["items"].tolist() == [[1, 2, 3, 4], [1, 2, 3, 0]]
 
@@ -122,7 +127,7 @@ def test_next_item_examples_are_runs_that_reach_both_ends_of_a_long_history():
     assert len(examples) == 6  # about once per 4 events
     ends = set()
     for _ in range(400):
-        run = examples[0].tolist()
+        run = examples[0].items.tolist()
         assert 3 <= len(run) <= 5
         assert run == list(range(run[0], run[-1] + 1))
         assert len(run) == min(5, run[-1])
@@ -258,7 +263,7 @@ def test_what_comes_after_a_cut_changes_nothing_before_it():
         items = history.items.copy()
         if asks_about(history):
             items[-2:] = rng.integers(1000, 2000, 2)
-        changed.append(IndexedHistory(items, history.codes))
+        changed.append(IndexedHistory.of(items, history.codes))
     split, other = LeaveLastSplit(histories), LeaveLastSplit(changed)
     for one, two in zip(split.training, other.training, strict=True):
         assert one.items.tolist() == two.items.tolist()

@@ -13,11 +13,12 @@ from hymirec.datasets.synthetic import WorldConfig, generate
 from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
 from hymirec.errors import UsageError
 from hymirec.examples import CutPointExamples, NextItemExamples
-from hymirec.inputs import IndexedHistory, index_interactions, number_items
+from hymirec.inputs import index_interactions, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
 from hymirec.models.pretrained import PretrainedConfig
-from hymirec.recipes import DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
+from hymirec.recipes import ABLATIONS, DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
+from hymirec.recipes.ablations import variant
 from hymirec.schema import ITEM_ID
 from hymirec.splits import count_items
 
@@ -46,10 +47,16 @@ def learn(model, examples, batch_size):
     assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
 
-@every_recipe
-def test_recipe_builds_and_learns(name, shrunken):
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *map(get_recipe, sorted(RECIPES)),
+        *(variant(get_recipe("tiny"), name, change) for name, change in ABLATIONS.items()),
+    ],
+    ids=lambda recipe: recipe.name,
+)
+def test_recipe_builds_and_learns(recipe, shrunken):
     torch.manual_seed(0)
-    recipe = get_recipe(name)
     items, histories = shrunken
     texts = item_texts(items)
     tokenizer = train_tokenizer(texts, recipe.encoder.vocab_size)
@@ -68,7 +75,7 @@ def test_recipe_builds_and_learns(name, shrunken):
     vectors = first.eval().item_vectors()
     codebook = fit_codebook(vectors[1:], recipe.codebook)
     codes = codebook.encode(vectors).numpy()
-    coded = [IndexedHistory(history.items, codes[history.items]) for history in histories]
+    coded = [history.coded(codes) for history in histories]
     model = HyMiRec(vectors, codebook, recipe.recommender)
     settings = recipe.recommender
     if settings.backbone == recipe.first_stage.backbone:

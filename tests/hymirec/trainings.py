@@ -39,7 +39,7 @@ SCORES = [0.2, 0.5, 0.4]  # the weights kept are not the last
 def histories(codes):
     rng = np.random.default_rng(3)
     indices = [rng.integers(1, NUM_ITEMS + 1, rng.integers(3, 12)) for _ in range(NUM_USERS)]
-    return [IndexedHistory(items, codes[items]) for items in indices]
+    return [IndexedHistory.of(items, codes[items]) for items in indices]
 
 
 def next_item(dropout, texts_per_step):

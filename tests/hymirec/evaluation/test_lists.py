@@ -17,7 +17,7 @@ ITEMS = pd.DataFrame(
 
 
 def history(*items):
-    return IndexedHistory(np.array(items, np.int64), np.zeros((len(items), 0), np.uint8))
+    return IndexedHistory.of(np.array(items, np.int64))
 
 
 def measure(lists, histories, occurrences=(0, 8, 4, 2, 0)):

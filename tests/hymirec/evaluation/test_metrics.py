@@ -117,7 +117,7 @@ class Favourite(Recommender):
 
 def case(known, target):
     items = torch.tensor(known, dtype=torch.int64).numpy()
-    return Case(IndexedHistory(items, items[:, None].astype("uint8")), target)
+    return Case(IndexedHistory.of(items, items[:, None].astype("uint8")), target)
 
 
 CASES = [

@@ -28,14 +28,18 @@ class Table(Recommender):
         return self.table[last]
 
 
-def history(items):
+def history(items, times=None):
     items = np.asarray(items, dtype=np.int64)
-    return IndexedHistory(items, np.zeros((len(items), 0), np.uint8))
+    return IndexedHistory.of(items, times=None if times is None else np.asarray(times))
 
 
 def random_histories(num_users=60, num_items=30, seed=0):
     rng = np.random.default_rng(seed)
-    return [history(rng.integers(1, num_items + 1, rng.integers(3, 40))) for _ in range(num_users)]
+    lengths = rng.integers(3, 40, num_users)
+    return [
+        history(rng.integers(1, num_items + 1, length), np.sort(rng.integers(0, 1000, length)))
+        for length in lengths
+    ]
 
 
 @pytest.fixture
@@ -104,15 +108,11 @@ def test_a_window_of_events_is_held_back():
     assert [len(part) for part in split.training] == [5, 4]  # too few to ask about: all
 
 
-def times_of(histories, seed=0):
-    rng = np.random.default_rng(seed)
-    return [np.sort(rng.integers(0, 1000, len(one))) for one in histories]
-
-
 def test_time_split_by_hand():
-    histories = [history([1, 2, 3, 4]), history([5, 6]), history([7, 8])]
-    times = [np.array([0, 10, 20, 30]), np.array([1, 2]), np.array([25, 40])]
-    split = GlobalTimeSplit.at(histories, times, validation_share=0.25, test_share=0.25)
+    histories = [
+        history([1, 2, 3, 4], [0, 10, 20, 30]), history([5, 6], [1, 2]), history([7, 8], [25, 40]),
+    ]  # fmt: skip
+    split = GlobalTimeSplit.at(histories, validation_share=0.25, test_share=0.25)
     # Sorted: 0 1 2 10 | 20 25 | 30 40. The last user has no past to train on.
     assert [part.items.tolist() for part in split.training] == [[1, 2], [5, 6]]
     assert [(case.user, case.target, len(case.known)) for case in split.validation] == [(0, 3, 2)]
@@ -123,8 +123,8 @@ def test_time_split_by_hand():
 
 def test_nothing_trained_on_or_known_lies_after_what_is_asked():
     histories = random_histories()
-    times = times_of(histories)
-    split = GlobalTimeSplit.at(histories, times)
+    times = [one.times for one in histories]
+    split = GlobalTimeSplit.at(histories)
     everything = np.sort(np.concatenate(times))
     validate, test = everything[[int(len(everything) * 0.9), int(len(everything) * 0.95)]]
     for part, own, end in zip(histories, times, split.validate_from, strict=True):
@@ -138,13 +138,13 @@ def test_nothing_trained_on_or_known_lies_after_what_is_asked():
 
 def test_a_time_that_nobody_lived_through_is_refused():
     with pytest.raises(DataError, match="before and after the time of the validation"):
-        GlobalTimeSplit.at([history([1, 2]), history([3])], [np.array([5, 5]), np.array([5])])
+        GlobalTimeSplit.at([history([1, 2], [5, 5]), history([3], [5])])
 
 
 def shuffled_after(histories, cuts, seed):
     rng = np.random.default_rng(seed)
     return [
-        history(np.append(one.items[:cut], rng.integers(1, 31, len(one) - cut)))
+        history(np.append(one.items[:cut], rng.integers(1, 31, len(one) - cut)), one.times)
         for one, cut in zip(histories, cuts, strict=True)
     ]
 
@@ -152,9 +152,8 @@ def shuffled_after(histories, cuts, seed):
 @pytest.mark.parametrize("window", [1, 3])
 def test_what_happens_after_the_cut_changes_nothing_before_it(model, window):
     histories = [one for one in random_histories() if len(one) > 8]
-    times = times_of(histories)
     last = LeaveLastSplit(histories, window)
-    in_time = GlobalTimeSplit.at(histories, times, window=window)
+    in_time = GlobalTimeSplit.at(histories, window=window)
     for seed in range(5):
         ends = [len(one) - window for one in histories]
         other = LeaveLastSplit(shuffled_after(histories, ends, seed), window)
@@ -163,7 +162,7 @@ def test_what_happens_after_the_cut_changes_nothing_before_it(model, window):
         assert_same_answers(model, last.validation, other.validation)
 
         moved = shuffled_after(histories, in_time.test_from, seed)
-        other = GlobalTimeSplit.at(moved, times, window=window)
+        other = GlobalTimeSplit.at(moved, window=window)
         assert_same_past(model, in_time.test, other.test)
         assert_same_parts(in_time.training, other.training)
         assert_same_answers(model, in_time.validation, other.validation)

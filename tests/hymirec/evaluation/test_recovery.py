@@ -33,7 +33,7 @@ class TopicModel(InterestRecommender):
 
 
 def history(*items):
-    return IndexedHistory(np.array(items, dtype=np.int64), np.zeros((len(items), 1), np.uint8))
+    return IndexedHistory.of(np.array(items, dtype=np.int64), np.zeros((len(items), 1), np.uint8))
 
 
 def test_topics_of_the_items_nearest_to_each_interest():

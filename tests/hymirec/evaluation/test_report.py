@@ -14,7 +14,7 @@ from hymirec.splits import LeaveLastSplit, count_items
 
 def history(items):
     items = np.asarray(items, dtype=np.int64)
-    return IndexedHistory(items, np.zeros((len(items), 0), np.uint8))
+    return IndexedHistory.of(items)
 
 
 def test_cold_metrics_are_those_of_targets_without_occurrences():

@@ -31,7 +31,7 @@ def angle(*degrees):
     return torch.cat([torch.zeros(1, 2), torch.stack([radians.cos(), radians.sin()], dim=1)])
 
 
-CASE = Case(IndexedHistory(np.array([1]), np.zeros((1, 0), np.uint8)), 2)
+CASE = Case(IndexedHistory.of(np.array([1])), 2)
 
 
 def test_an_exact_index_finds_everything():

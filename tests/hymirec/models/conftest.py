@@ -65,7 +65,7 @@ def make_data(num_items, directory):
     titles = [" ".join(rng.choice(WORDS, 3)) for _ in range(num_items)]
     items = pd.DataFrame({"item_id": [f"i{n}" for n in range(num_items)], "title": titles})
     histories = [
-        IndexedHistory(part, np.zeros((len(part), 0), np.uint8))
+        IndexedHistory.of(part)
         for part in (rng.integers(1, num_items + 1, length) for length in range(5, 25))
     ]
     return TrainingData(items, histories, directory)

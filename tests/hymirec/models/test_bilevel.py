@@ -17,7 +17,7 @@ TEXTS = ["red river war", "river war drama", "space robot", "robot space moon", 
 
 
 def history(*items):
-    return IndexedHistory(np.array(items, np.int64), np.zeros((len(items), 0), np.uint8))
+    return IndexedHistory.of(np.array(items, np.int64))
 
 
 @pytest.fixture

@@ -50,19 +50,21 @@ def test_what_lies_beyond_the_length_is_never_read(model_class, build, items, ra
     # More room, and in it, and in the padding there was, other events.
     generator = torch.Generator().manual_seed(1)
     codes, recent = inputs["history_codes"], inputs["recent_items"]
-    noise = torch.randint(0, len(items), (len(LENGTHS), recent.shape[1] + 7), generator=generator)
-    noise[:, : recent.shape[1]] = torch.where(
-        torch.arange(recent.shape[1]) < inputs["recent_length"][:, None],
-        recent,
-        noise[:, : recent.shape[1]],
-    )
+    shape = (len(LENGTHS), recent.shape[1] + 7)
+    noise = torch.randint(0, len(items), shape, generator=generator)
+    times = torch.randint(0, 10**9, shape, generator=generator)
+    known = torch.arange(recent.shape[1]) < inputs["recent_length"][:, None]
+    for noisy, true in ((noise, recent), (times, inputs["recent_times"])):
+        noisy[:, : recent.shape[1]] = torch.where(known, true, noisy[:, : recent.shape[1]])
     other = random_histories([codes.shape[1] + 9] * len(LENGTHS), seed=2)
     noisy_codes = torch.stack([torch.from_numpy(history.codes) for history in other])
     real = torch.arange(codes.shape[1]) < inputs["history_length"][:, None]
     noisy_codes[:, : codes.shape[1]] = torch.where(
         real[..., None], codes, noisy_codes[:, : codes.shape[1]]
     )
-    noisy = {**inputs, "history_codes": noisy_codes, "recent_items": noise}
+    noisy = {
+        **inputs, "history_codes": noisy_codes, "recent_items": noise, "recent_times": times,
+    }  # fmt: skip
     assert_same_answers(answers(model, noisy), expected)
 
 

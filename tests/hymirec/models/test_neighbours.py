@@ -12,7 +12,7 @@ from hymirec.models.neighbours import LastItemConfig, LastItemNeighbours
 
 
 def history(*items):
-    return IndexedHistory(np.array(items, np.int64), np.zeros((len(items), 0), np.uint8))
+    return IndexedHistory.of(np.array(items, np.int64))
 
 
 def score(model, *items):

@@ -16,7 +16,7 @@ class Recorder(torch.nn.Module):
 def patches_of(model, length, room):
     model.backbone = Recorder()
     tokens = torch.arange(1.0, room + 1)[None, :, None].expand(1, room, 16)
-    states = model.hidden(tokens, torch.tensor([length]))
+    states = model.hidden(tokens, torch.tensor([length]), torch.zeros(1, room))
     return model.backbone.given[0, 1:, 0].tolist(), states[0, :, 0].tolist()
 
 

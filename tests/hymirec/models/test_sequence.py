@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from hymirec.inputs import IndexedHistory
 from hymirec.models.gru4rec import GRU4Rec
 from hymirec.models.hllm import HLLM
 from hymirec.models.hstu import HSTU
@@ -14,14 +13,14 @@ from hymirec.models.sasrec import SASRec
 SEQUENCE_MODELS = [GRU4Rec, HLLM, HSTU, MoRec, NextItemRecommender, SASRec]
 
 
-def next_item_loss_slowly(model, sequences, temperature=0.07):
+def next_item_loss_slowly(model, histories, temperature=0.07):
     """Every position asked alone, by the history before it, against all other items."""
     vectors = model.item_vectors()
     losses = []
-    for items in sequences:
+    for history in histories:
+        items = history.items
         for place in range(1, len(items)):
-            known = IndexedHistory(items[:place], torch.zeros(place, 0).byte().numpy())
-            user = model.encode_user(model.assemble([known]))[0, 0]
+            user = model.encode_user(model.assemble([history.until(place)]))[0, 0]
             logits = vectors[1:] @ user / temperature
             losses.append(logits.logsumexp(dim=0) - logits[items[place] - 1])
     return torch.stack(losses).mean()
@@ -30,13 +29,10 @@ def next_item_loss_slowly(model, sequences, temperature=0.07):
 @pytest.mark.parametrize("model_class", SEQUENCE_MODELS)
 def test_loss_is_that_of_every_position_asked_alone(model_class, build, random_histories):
     model = build(model_class, num_negatives=40, num_recent=30)
-    sequences = [history.items for history in random_histories([9, 2, 5], seed=7)]
-    batch = torch.zeros(3, 12, dtype=torch.int64)
-    for row, items in zip(batch, sequences, strict=True):
-        row[: len(items)] = torch.from_numpy(items)
-    expected = next_item_loss_slowly(model, sequences)  # reads every text anew, too
+    histories = random_histories([9, 2, 5], seed=7)
+    expected = next_item_loss_slowly(model, histories)  # reads every text anew, too
     with torch.no_grad():
-        found = model(batch)["loss"]
+        found = model(**model.examples(histories).collate(histories))["loss"]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
