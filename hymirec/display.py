@@ -41,7 +41,8 @@ def show_comparison(records: list[dict[str, Any]]) -> None:
     """Several models over seeds, see `hymirec.evaluation.table.table_of`."""
     from hymirec.evaluation.table import HEADLINE, mark
 
-    table = Table(title="test items ranked among all unseen")
+    users = records[0]["users"]
+    table = Table(title=f"test items of {users} users, ranked among all unseen")
     table.add_column("", no_wrap=True)
     for name in (*HEADLINE, "s", "parameters", "MB"):
         table.add_column(name, justify="right", no_wrap=True)

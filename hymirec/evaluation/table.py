@@ -62,9 +62,9 @@ def table_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Mean and spread of each model over its seeds, compared with the first model.
 
     Returns:
-        One record a model, in the order they first occur: `model`, `seeds`; `R@10` and so on, and
-        `R@10 sd` where there are several seeds; `seconds`, `peak_mb`, `parameters`; and for all but
-        the first, by each metric of `HEADLINE`, `R@10 difference` (this model minus the first),
+        One record a model, in the order they first occur: `model`, `seeds`, `users`; `R@10` and so
+        on, and `R@10 sd` where there are several seeds; `seconds`, `peak_mb`, `parameters`; and for
+        all but the first, by each metric of `HEADLINE`, `R@10 difference` (this model minus the first),
         `R@10 low` and `R@10 high` of its 95 % interval, `R@10 p`, corrected over the models (Holm).
     """
     by_model: dict[str, list[Row]] = {}
@@ -72,7 +72,9 @@ def table_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
         by_model.setdefault(row.model, []).append(row)
     table = []
     for model, own in by_model.items():
-        record: dict[str, Any] = {"model": model, "seeds": len(own)}
+        record: dict[str, Any] = {
+            "model": model, "seeds": len(own), "users": len(own[0].ranks),
+        }  # fmt: skip
         for metric in HEADLINE:
             values = [row.metrics[metric] for row in own]
             record[metric] = mean(values)
