@@ -64,8 +64,9 @@ def table_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     Returns:
         One record a model, in the order they first occur: `model`, `seeds`, `users`; `R@10` and so
         on, and `R@10 sd` where there are several seeds; `seconds`, `peak_mb`, `parameters`; and for
-        all but the first, by each metric of `HEADLINE`, `R@10 difference` (this model minus the first),
-        `R@10 low` and `R@10 high` of its 95 % interval, `R@10 p`, corrected over the models (Holm).
+        all but the first, by each metric of `HEADLINE`, `R@10 difference` (this model minus the
+        first), `R@10 low` and `R@10 high` of its 95 % interval, `R@10 p`, corrected over the models
+        (Holm).
     """
     by_model: dict[str, list[Row]] = {}
     for row in rows:
