@@ -8,7 +8,8 @@ from them (`features.definitions`). Nothing here imports Feast.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def history_rows(
     item_ids: Sequence[str],
     codes: NDArray[np.uint8],
     codebook_id: str,
+    written_at: datetime,
 ) -> pd.DataFrame:
     """Make one row per user, with all of the user's events in order of time.
 
@@ -99,6 +101,7 @@ def history_rows(
         item_ids: N item ids, each once.
         codes: uint8 [N, bytes per item], in the order of `item_ids`.
         codebook_id: the codebook the codes were made with.
+        written_at: the present time, from which the rows' age counts.
 
     Returns:
         user_id, history (`hymirec.history.pack`), num_events, event_timestamp (the last event's
@@ -108,12 +111,17 @@ def history_rows(
     Raises:
         DataError: an interaction has an item that is not in `item_ids`, or no time.
     """
-    histories = build_histories(interactions, item_ids, codes, codebook_id)
+    return packed_histories(build_histories(interactions, item_ids, codes, codebook_id), written_at)
+
+
+def packed_histories(histories: Mapping[str, History], written_at: datetime) -> pd.DataFrame:
+    """Make one row per user of histories that are there; columns as `history_rows`."""
+    written = int(written_at.timestamp())
     last_events = pd.to_datetime([h.times[-1] for h in histories.values()], unit="s", utc=True)
     return pd.DataFrame(
         {
             USER_ID: list(histories),
-            HISTORY: list(map(pack, histories.values())),
+            HISTORY: [pack(replace(one, written_at=written)) for one in histories.values()],
             NUM_EVENTS: list(map(len, histories.values())),
             EVENT_TIMESTAMP: last_events,
             CREATED: last_events,

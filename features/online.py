@@ -14,13 +14,14 @@ import io
 import logging
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -36,7 +37,15 @@ from features.definitions import (
     history_view_name,
     item_view_name,
 )
-from features.offline import CODE, EVENT_TIMESTAMP, HISTORY, history_path, item_path
+from features.offline import (
+    CODE,
+    EVENT_TIMESTAMP,
+    HISTORY,
+    history_path,
+    item_path,
+    item_rows,
+    packed_histories,
+)
 from hymirec.errors import DataError, HymirecError, VersionError
 from hymirec.history import History, unpack, unpack_code
 from hymirec.home import ENV_HOME, Home
@@ -54,16 +63,16 @@ class UserRow:
 
     Attributes:
         history: at least one event.
-        event_time: time of the last event. Taken from the history, because the store's own
+        written_at: when the row was written. Taken from the history, because the store's own
             timestamp is wrong where writer and reader are in different time zones.
     """
 
     history: History
-    event_time: datetime
+    written_at: datetime
 
     def age_seconds(self, now: datetime) -> float:
-        """Seconds from the last event to `now`, a time with its zone."""
-        return (now - self.event_time).total_seconds()
+        """Seconds from the writing of the row to `now`, a time with its zone."""
+        return (now - self.written_at).total_seconds()
 
 
 def store_config(home: Home) -> RepoConfig:
@@ -181,8 +190,7 @@ class FeatureReader:
         for user_id, blob in blobs.items():
             history = unpack(blob, self.codebook_id)
             if len(history):
-                last = datetime.fromtimestamp(int(history.times[-1]), UTC)
-                rows[user_id] = UserRow(history, last)
+                rows[user_id] = UserRow(history, datetime.fromtimestamp(history.written_at, UTC))
         return rows
 
     def read_item_codes(self, item_ids: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
@@ -209,6 +217,41 @@ class FeatureReader:
                 (value, blob) for value, blob in zip(part, values, strict=True) if blob is not None
             )
         return found
+
+
+class FeatureWriter:
+    """Writes rows of one published codebook over those there are.
+
+    Histories are written by whoever holds the right to (`features.event_log.EventLog.writing`).
+    """
+
+    def __init__(self, home: Home, codebook_id: str) -> None:
+        """Open the store. Raises as `FeatureReader`."""
+        self.home = home
+        self.codebook_id = codebook_id
+        self._store = open_store(home)
+        if codebook_id not in _published(self._store):
+            raise VersionError(f"codebook {codebook_id} is not published in {home.root}")
+
+    def write_histories(self, histories: Mapping[str, History]) -> None:
+        """Write users' rows, stamped with the present time.
+
+        Raises:
+            HymirecError: the online store cannot be written.
+        """
+        self._write(
+            history_view_name(self.codebook_id), packed_histories(histories, datetime.now(UTC))
+        )
+
+    def write_item_codes(self, item_ids: Sequence[str], codes: NDArray[np.uint8]) -> None:
+        """Write items' rows; codes uint8 [N, bytes per item]. Raises as `write_histories`."""
+        rows = item_rows(item_ids, codes, self.codebook_id, datetime.now(UTC))
+        self._write(item_view_name(self.codebook_id), rows)
+
+    def _write(self, view: str, rows: pd.DataFrame) -> None:
+        if len(rows):
+            with _naming_the_store(self.home):
+                self._store.write_to_online_store(view, rows, allow_registry_cache=True)
 
 
 def _published(store: FeatureStore) -> list[str]:

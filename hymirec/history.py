@@ -6,18 +6,19 @@ wrote them: a feature store keeps them between training and serving.
 A history:
 
     offset  size  field
-    0       4     magic "HMH1" (HyMiRec history, format 1)
+    0       4     magic "HMH2" (HyMiRec history, format 2)
     4       1     id kind: 0 int32, 1 int64, 2 UTF-8
     5       1     bytes of one event's time: 4, or 8 where the history spans over 136 years
     6       1     bytes of one item's code (0: no codes)
     7       16    codebook id, ASCII, padded with NUL
     23      4     number of events L
     27      8     time of the first event, int64 seconds since 1970 UTC
-    35      ...   L event times, seconds since the first
+    35      8     when the row was written, int64 seconds since 1970 UTC; 0 where nobody says
+    43      ...   L event times, seconds since the first
             ...   L item ids: integers, or L uint16 lengths followed by the text
             ...   L codes
 
-2,000 events with integer ids below 2³¹ and codes of 9 bytes take 34,035 bytes.
+2,000 events with integer ids below 2³¹ and codes of 9 bytes take 34,043 bytes.
 
 A code:
 
@@ -32,16 +33,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hymirec.errors import DataError, VersionError
 
-MAGIC = b"HMH1"
+MAGIC = b"HMH2"
 CODE_MAGIC = b"HMC1"
-_HEADER = struct.Struct("<4sBBB16sIq")
+_HEADER = struct.Struct("<4sBBB16sIqq")
 _CODE_HEADER = struct.Struct("<4sB16s")
 _INT32, _INT64, _TEXT = 0, 1, 2
 _TIME_TYPES = {4: "<u4", 8: "<u8"}
@@ -56,12 +57,15 @@ class History:
         times: int64 [L], seconds since 1970 UTC, never falling.
         codes: uint8 [L, bytes per item]: each item's packed code under `codebook_id`.
         codebook_id: the digest of the codebook the codes were made with.
+        written_at: seconds since 1970 UTC when a store's row was written, 0 where nobody says; a
+            row's age is counted from here.
     """
 
     item_ids: Sequence[str]
     times: NDArray[np.int64]
     codes: NDArray[np.uint8]
     codebook_id: str
+    written_at: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a history whose parts disagree in length or type, or run back in time."""
@@ -87,7 +91,9 @@ class History:
         return self[start:]
 
     def __getitem__(self, part: slice) -> History:
-        return History(self.item_ids[part], self.times[part], self.codes[part], self.codebook_id)
+        return replace(
+            self, item_ids=self.item_ids[part], times=self.times[part], codes=self.codes[part]
+        )
 
 
 def pack(history: History) -> bytes:
@@ -110,6 +116,7 @@ def pack(history: History) -> bytes:
         _pack_codebook_id(history.codebook_id),
         len(history),
         first,
+        history.written_at,
     )
     times = since_first.astype(_TIME_TYPES[time_bytes]).tobytes()
     return b"".join((header, times, ids, history.codes.tobytes()))
@@ -127,7 +134,7 @@ def unpack(blob: bytes, codebook_id: str = "") -> History:
         VersionError: the codes belong to another codebook.
     """
     _check_magic(blob, MAGIC, _HEADER.size, "history")
-    _, kind, time_bytes, code_bytes, raw_id, length, first = _HEADER.unpack_from(blob)
+    _, kind, time_bytes, code_bytes, raw_id, length, first, written = _HEADER.unpack_from(blob)
     stored_id = _unpack_codebook_id(raw_id, codebook_id, "history")
     if time_bytes not in _TIME_TYPES:
         raise DataError(f"packed history has times of {time_bytes} bytes")
@@ -143,7 +150,7 @@ def unpack(blob: bytes, codebook_id: str = "") -> History:
     end = offset + codes.size
     if end != len(blob):
         raise DataError(f"packed history of {length} events has {len(blob)} bytes, not {end}")
-    return History(item_ids, times, codes.reshape(length, code_bytes), stored_id)
+    return History(item_ids, times, codes.reshape(length, code_bytes), stored_id, written)
 
 
 def pack_codes(codes: NDArray[np.uint8], codebook_id: str) -> list[bytes]:

@@ -39,7 +39,15 @@ class Home:
         Raises:
             UsageError: they cannot be made.
         """
-        for path in (self.data, self.runs, self.reports, self.feast, self.mlflow, self.prefect):
+        for path in (
+            self.data,
+            self.runs,
+            self.reports,
+            self.feast,
+            self.events,
+            self.mlflow,
+            self.prefect,
+        ):
             try:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -65,6 +73,11 @@ class Home:
     def feast(self) -> Path:
         """Feast's registry, online store and offline files."""
         return self.root / "feast"
+
+    @property
+    def events(self) -> Path:
+        """The event log."""
+        return self.root / "events"
 
     @property
     def mlflow(self) -> Path:

@@ -52,7 +52,7 @@ def make_interactions():
 def publish(home, codebook_id, interactions, code_bytes=9):
     codes = make_codes(codebook_id, code_bytes)
     items = offline.item_rows(ITEM_IDS, codes, codebook_id, PUBLISHED_AT)
-    histories = offline.history_rows(interactions, ITEM_IDS, codes, codebook_id)
+    histories = offline.history_rows(interactions, ITEM_IDS, codes, codebook_id, PUBLISHED_AT)
     offline.write(home, codebook_id, items, histories)
     online.apply(home, codebook_id)
     online.materialise(home, codebook_id)
@@ -116,7 +116,7 @@ def test_history_rows_are_the_interactions(interactions, published):
 def test_history_rows_do_not_depend_on_the_order_of_users(interactions, published):
     _, histories = published
     mixed = interactions.sort_values("timestamp", kind="stable")
-    rows = offline.history_rows(mixed, ITEM_IDS, make_codes(CODEBOOK), CODEBOOK)
+    rows = offline.history_rows(mixed, ITEM_IDS, make_codes(CODEBOOK), CODEBOOK, PUBLISHED_AT)
     again = rows.set_index("user_id").loc[histories["user_id"]].reset_index()
     pd.testing.assert_frame_equal(again, histories)
 
@@ -129,15 +129,14 @@ def test_offline_row_equals_online_row(home, published, reader):
         assert stored_bytes(home, CODEBOOK, row.user_id) == row.history
         served = reader.read_user(row.user_id)
         assert_same(served.history, trained_on[row.user_id])
-        assert served.event_time == row.event_timestamp
+        assert served.written_at == PUBLISHED_AT
     served = reader.read_users(histories["user_id"].tolist())
     assert list(served) == list(trained_on)
 
 
-def test_age_is_counted_from_the_last_event(reader):
+def test_age_is_counted_from_the_writing_of_the_row(reader):
     row = reader.read_user("user 0")
-    assert row.event_time == datetime(1970, 1, 1, 0, 0, 7, tzinfo=UTC)
-    assert row.age_seconds(row.event_time + timedelta(days=1)) == 86_400
+    assert row.age_seconds(PUBLISHED_AT + timedelta(days=1)) == 86_400
 
 
 def test_item_codes_are_read_as_they_were_written(reader):
@@ -274,7 +273,7 @@ def test_interrupted_publication_is_not_published(tmp_path, interactions, monkey
         home,
         CODEBOOK,
         offline.item_rows(ITEM_IDS, codes, CODEBOOK, PUBLISHED_AT),
-        offline.history_rows(interactions, ITEM_IDS, codes, CODEBOOK),
+        offline.history_rows(interactions, ITEM_IDS, codes, CODEBOOK, PUBLISHED_AT),
     )
     with pytest.raises(VersionError, match="was not applied"):
         online.materialise(home, CODEBOOK)
@@ -329,7 +328,7 @@ def test_bad_rows_are_refused(tmp_path, interactions, published):
     items, histories = published
     codes = make_codes(CODEBOOK)
     with pytest.raises(DataError, match="'007'"):
-        offline.history_rows(interactions, ITEM_IDS[:40], codes[:40], CODEBOOK)
+        offline.history_rows(interactions, ITEM_IDS[:40], codes[:40], CODEBOOK, PUBLISHED_AT)
     with pytest.raises(DataError, match="'1' occurs twice"):
         offline.item_rows(["1", "1"], codes[:2], CODEBOOK, PUBLISHED_AT)
     with pytest.raises(DataError, match="2 items and 3 codes"):
@@ -337,10 +336,10 @@ def test_bad_rows_are_refused(tmp_path, interactions, published):
     with pytest.raises(DataError, match="no time zone"):
         offline.item_rows(["1"], codes[:1], CODEBOOK, datetime(2026, 1, 1))
     with pytest.raises(DataError, match="no interactions"):
-        offline.history_rows(interactions[:0], ITEM_IDS, codes, CODEBOOK)
+        offline.history_rows(interactions[:0], ITEM_IDS, codes, CODEBOOK, PUBLISHED_AT)
     late = interactions.assign(timestamp=interactions["timestamp"].where(lambda t: t > t[0]))
     with pytest.raises(DataError, match="missing values"):
-        offline.history_rows(late, ITEM_IDS, codes, CODEBOOK)
+        offline.history_rows(late, ITEM_IDS, codes, CODEBOOK, PUBLISHED_AT)
     home = Home.at(tmp_path)
     # Feast would take an array for bytes and read back None.
     arrays = items.assign(code=list(codes))

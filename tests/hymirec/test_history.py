@@ -14,7 +14,7 @@ def make_history(item_ids, times=None, code_bytes=9, codebook_id=CODEBOOK):
     length = len(item_ids)
     codes = np.random.default_rng(0).integers(0, 256, (length, code_bytes)).astype(np.uint8)
     times = np.arange(length) * 60 if times is None else times
-    return History(item_ids, np.asarray(times, dtype=np.int64), codes, codebook_id)
+    return History(item_ids, np.asarray(times, dtype=np.int64), codes, codebook_id, 1_700_000_000)
 
 
 def assert_same(actual, expected):
@@ -24,6 +24,7 @@ def assert_same(actual, expected):
     assert actual.times.dtype == np.int64
     assert actual.codes.dtype == np.uint8
     assert actual.codebook_id == expected.codebook_id
+    assert actual.written_at == expected.written_at
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_round_trip_of_code_lengths(code_bytes):
 
 def test_size_of_2000_events():
     history = make_history([str(i) for i in range(2_000)], np.arange(2_000) + 1_000_000_000)
-    assert len(pack(history)) == 35 + 2_000 * (4 + 4 + 9) == 34_035
+    assert len(pack(history)) == 43 + 2_000 * (4 + 4 + 9) == 34_043
 
 
 def test_item_id_too_long_is_refused():
@@ -100,13 +101,13 @@ def test_every_truncation_and_any_addition_is_refused(item_ids):
     ("offset", "value"),
     [
         (0, b"X"),  # magic
-        (3, b"2"),  # format
+        (3, b"3"),  # format
         (4, b"\x07"),  # id kind
         (5, b"\x03"),  # bytes of a time
         (6, b"\x01"),  # bytes of a code
         (7, b"\xff"),  # codebook id
         (23, b"\xff\xff\xff\xff"),  # number of events
-        (35, b"\xff\xff\xff\xff"),  # the first event later than the second
+        (43, b"\xff\xff\xff\xff"),  # the first event later than the second
     ],
 )
 def test_damage_is_refused(offset, value):
@@ -116,7 +117,7 @@ def test_damage_is_refused(offset, value):
         unpack(bytes(blob))
 
 
-@pytest.mark.parametrize("blob", [None, "HMH1", 7, np.zeros(40, np.uint8), bytearray(40), b""])
+@pytest.mark.parametrize("blob", [None, "HMH2", 7, np.zeros(40, np.uint8), bytearray(40), b""])
 def test_what_is_not_bytes_of_ours_is_refused(blob):
     with pytest.raises(DataError, match="not a packed history"):
         unpack(blob)

@@ -1,0 +1,171 @@
+"""Clicks into histories: what makes a click count in the next request.
+
+A row of the online store is what was published of a user together with the clicks in the event log.
+Bringing a row up to date may be done any number of times, in any order, by anyone who holds the
+log's right to write: of each item and second the row keeps as many events as the larger of the two
+says, so that nothing is doubled, neither by a second try nor by data that already held the clicks.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.event_log import CLICK, Event, EventLog
+from features.online import FeatureReader, FeatureWriter, list_codebooks
+from hymirec.errors import HymirecError
+from hymirec.history import History
+from hymirec.home import Home
+
+log = logging.getLogger(__name__)
+
+CONSUMER = "histories"
+MAX_EVENTS = 5000
+"""Of a row; older events are left to the log and the offline files."""
+EVENTS_PER_ROUND = 1000
+
+
+def with_clicks(
+    history: History, clicks: Sequence[Event], codes: Mapping[str, NDArray[np.uint8]]
+) -> History:
+    """Add the clicks that a history does not hold yet, each where its time puts it.
+
+    Args:
+        history: of one user, in order of time.
+        clicks: all clicks of the user that the log holds.
+        codes: packed codes, uint8 [bytes per item], by item; a click on an item without one waits
+            in the log.
+
+    Returns:
+        The history itself where there is nothing to add; at most `MAX_EVENTS` events, the latest.
+    """
+    held = Counter(zip(history.item_ids, history.times.tolist(), strict=True))
+    # What a full row has dropped is no news.
+    oldest = history.times[0] if len(history) >= MAX_EVENTS else -np.inf
+    new = []
+    for click in clicks:
+        key = (click.item_id, click.time)
+        if held[key] > 0:
+            held[key] -= 1
+        elif click.time < oldest:
+            continue
+        elif click.item_id in codes:
+            new.append(click)
+    if not new:
+        return history
+    times = np.append(history.times, np.array([click.time for click in new], dtype=np.int64))
+    order = np.argsort(times, kind="stable")[-MAX_EVENTS:]
+    item_ids = [*history.item_ids, *(click.item_id for click in new)]
+    all_codes = np.concatenate([history.codes, np.stack([codes[one.item_id] for one in new])])
+    return replace(
+        history,
+        item_ids=[item_ids[place] for place in order],
+        times=times[order],
+        codes=all_codes[order],
+    )
+
+
+class HistoryUpdater:
+    """Brings the rows of one codebook up to date with the event log."""
+
+    def __init__(self, event_log: EventLog, codebook_id: str) -> None:
+        """Open the stores.
+
+        Raises:
+            VersionError: the codebook is not published in the log's home.
+            HymirecError: a store cannot be used.
+        """
+        self.codebook_id = codebook_id
+        self._log = event_log
+        self._reader = FeatureReader(event_log.home, codebook_id)
+        self._writer = FeatureWriter(event_log.home, codebook_id)
+
+    def update(self, user_ids: Sequence[str]) -> int:
+        """Bring the rows of some users up to date; the number of rows that changed.
+
+        The caller holds `EventLog.writing`.
+        """
+        clicks = self._log.clicks_of(user_ids)
+        rows = self._reader.read_users(user_ids)
+        items = {click.item_id for some in clicks.values() for click in some}
+        codes = self._reader.read_item_codes(sorted(items))
+        if not codes:
+            return 0
+        size = len(next(iter(codes.values())))
+        changed = {}
+        for user_id, its_clicks in clicks.items():
+            before = rows[user_id].history if user_id in rows else _empty(self.codebook_id, size)
+            after = with_clicks(before, its_clicks, codes)
+            if after is not before:
+                changed[user_id] = after
+        self._writer.write_histories(changed)
+        return len(changed)
+
+
+class EventConsumer:
+    """Follows the event log and keeps the histories of every published codebook up to date.
+
+    Killed at any moment, it takes up where it was: what it had begun it does again, to no effect.
+    """
+
+    def __init__(self, home: Home) -> None:
+        """Open the log of a home."""
+        self.home = home
+        self.event_log = EventLog(home)
+        self._updaters: dict[str, HistoryUpdater] = {}
+        self._wake = threading.Event()
+
+    def catch_up(self) -> int:
+        """Take in all events there are; how many."""
+        taken = 0
+        position = self.event_log.offset(CONSUMER)
+        while events := self.event_log.after(position, EVENTS_PER_ROUND):
+            users = sorted({one.event.user_id for one in events if one.event.kind == CLICK})
+            with self.event_log.writing():
+                for updater in self._follow_codebooks():
+                    updater.update(users)
+            position = events[-1].position
+            self.event_log.advance(CONSUMER, position)
+            taken += len(events)
+        return taken
+
+    def wake(self) -> None:
+        """Say that there are new events."""
+        self._wake.set()
+
+    def run(self, stop: threading.Event, *, interval: float = 1.0) -> None:
+        """Catch up whenever woken, and every so many seconds, until told to stop."""
+        while not stop.is_set():
+            self._wake.clear()
+            try:
+                self.catch_up()
+            except HymirecError as error:
+                log.warning("events wait in the log: %s", error)
+                stop.wait(interval)
+            self._wake.wait(interval)
+
+    def lag_seconds(self) -> float:
+        """How long the oldest event not taken in has waited; 0 when all are."""
+        waiting = self.event_log.after(self.event_log.offset(CONSUMER), 1)
+        return time.time() - waiting[0].received_at if waiting else 0.0
+
+    def _follow_codebooks(self) -> list[HistoryUpdater]:
+        published = list_codebooks(self.home)
+        self._updaters = {
+            name: self._updaters.get(name) or HistoryUpdater(self.event_log, name)
+            for name in published
+        }
+        return list(self._updaters.values())
+
+
+def _empty(codebook_id: str, code_bytes: int) -> History:
+    return History(
+        [], np.zeros(0, dtype=np.int64), np.zeros((0, code_bytes), dtype=np.uint8), codebook_id
+    )

@@ -1,0 +1,192 @@
+"""Clicks in the log become history: in order of time, each once, however often they are brought."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features import offline, online, updates
+from features.event_log import Event
+from features.updates import EventConsumer, with_clicks
+from hymirec.history import History
+from hymirec.home import Home
+
+CODEBOOK, NEXT = "0123456789ab", "ba9876543210"
+ITEMS = [f"i{n}" for n in range(20)]
+WIDTHS = {CODEBOOK: 9, NEXT: 3}
+
+
+def codes_of(codebook_id):
+    rng = np.random.default_rng(len(codebook_id) + WIDTHS[codebook_id])
+    return rng.integers(0, 256, (len(ITEMS), WIDTHS[codebook_id])).astype(np.uint8)
+
+
+CODES = dict(zip(ITEMS, codes_of(CODEBOOK), strict=True))
+
+
+def history(*events):
+    codes = np.array([CODES[item] for item, _ in events], dtype=np.uint8).reshape(-1, 9)
+    return History(
+        [item for item, _ in events], np.array([t for _, t in events], np.int64), codes, CODEBOOK
+    )
+
+
+def clicks(*events, user="u"):
+    return [Event(f"{user}-{n}", user, item, "click", t) for n, (item, t) in enumerate(events)]
+
+
+def events_of(row):
+    for item, code in zip(row.item_ids, row.codes, strict=True):
+        np.testing.assert_array_equal(code, CODES[item])
+    return list(zip(row.item_ids, row.times.tolist(), strict=True))
+
+
+def test_clicks_land_where_their_time_puts_them():
+    before = history(("i1", 10), ("i2", 20), ("i3", 20))
+    after = with_clicks(before, clicks(("i4", 5), ("i5", 20), ("i6", 99)), CODES)
+    assert events_of(after) == [
+        ("i4", 5), ("i1", 10), ("i2", 20), ("i3", 20), ("i5", 20), ("i6", 99),
+    ]  # fmt: skip
+
+
+def test_adding_again_adds_nothing():
+    before = history(("i1", 10))
+    new = clicks(("i1", 11), ("i2", 9), ("i2", 9))  # twice in one second is twice
+    after = with_clicks(before, new, CODES)
+    assert events_of(after) == [("i2", 9), ("i2", 9), ("i1", 10), ("i1", 11)]
+    assert with_clicks(after, new, CODES) is after
+
+
+def test_what_the_published_data_already_holds_is_not_doubled():
+    before = history(("i1", 10), ("i2", 11))
+    assert with_clicks(before, clicks(("i2", 11)), CODES) is before
+    after = with_clicks(before, clicks(("i2", 11), ("i2", 11)), CODES)
+    assert events_of(after) == [("i1", 10), ("i2", 11), ("i2", 11)]
+
+
+def test_an_item_without_a_code_waits():
+    before = history(("i1", 10))
+    new = clicks(("new", 5), ("i2", 20))
+    after = with_clicks(before, new, CODES)
+    assert events_of(after) == [("i1", 10), ("i2", 20)]
+    known = CODES | {"new": np.arange(9, dtype=np.uint8)}
+    assert list(with_clicks(after, new, known).item_ids) == ["new", "i1", "i2"]
+
+
+def test_a_full_row_keeps_the_latest(monkeypatch):
+    monkeypatch.setattr(updates, "MAX_EVENTS", 3)
+    new = clicks(("i1", 1), ("i2", 2), ("i3", 3), ("i4", 4))
+    row = with_clicks(history(), new, CODES)
+    assert events_of(row) == [("i2", 2), ("i3", 3), ("i4", 4)]
+    assert with_clicks(row, new, CODES) is row  # the first is not brought back
+
+
+def test_any_order_and_any_number_of_tries_come_to_the_same():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        base = sorted(
+            ((f"i{rng.integers(4)}", int(rng.integers(5))) for _ in range(rng.integers(6))),
+            key=lambda event: event[1],
+        )
+        new = clicks(*((f"i{rng.integers(4)}", int(rng.integers(5))) for _ in range(6)))
+        whole = with_clicks(history(*base), new, CODES)
+        step = history(*base)
+        for _ in range(4):
+            known = [new[place] for place in sorted(rng.choice(6, rng.integers(7), replace=False))]
+            step = with_clicks(step, known, CODES)
+        step = with_clicks(step, new, CODES)
+        assert sorted(events_of(step)) == sorted(events_of(whole))
+        assert (np.diff(step.times) >= 0).all()
+
+
+@pytest.fixture
+def home(tmp_path):
+    home = Home.at(tmp_path).create()
+    for codebook_id in (CODEBOOK, NEXT):
+        publish(home, codebook_id)
+    return home
+
+
+def publish(home, codebook_id, items=ITEMS):
+    interactions = pd.DataFrame(
+        {
+            "user_id": ["u1", "u1", "u2"],
+            "item_id": ["i1", "i2", "i3"],
+            "timestamp": pd.to_datetime([100, 200, 300], unit="s", utc=True),
+        }
+    )
+    codes, now = codes_of(codebook_id)[: len(items)], datetime.now(UTC)
+    offline.write(
+        home, codebook_id,
+        offline.item_rows(items, codes, codebook_id, now),
+        offline.history_rows(interactions, items, codes, codebook_id, now),
+    )  # fmt: skip
+    online.apply(home, codebook_id)
+    online.materialise(home, codebook_id)
+
+
+def row_of(home, user_id, codebook_id=CODEBOOK):
+    row = online.FeatureReader(home, codebook_id).read_user(user_id)
+    return None if row is None else list(row.history.item_ids)
+
+
+def test_a_click_is_in_the_rows_of_every_codebook(home):
+    consumer = EventConsumer(home)
+    consumer.event_log.append(
+        [
+            *clicks(("i4", 150), ("i5", 10**9), user="u1"),
+            *clicks(("i6", 5), user="newcomer"),
+            Event("seen", "u2", "i9", "impression", 400),
+        ]
+    )
+    assert consumer.lag_seconds() > 0
+    assert consumer.catch_up() == 4
+    assert consumer.lag_seconds() == 0
+    assert consumer.catch_up() == 0
+    for codebook_id in (CODEBOOK, NEXT):
+        assert row_of(home, "u1", codebook_id) == ["i1", "i4", "i2", "i5"]
+        assert row_of(home, "newcomer", codebook_id) == ["i6"]
+        assert row_of(home, "u2", codebook_id) == ["i3"]
+    reader = online.FeatureReader(home, NEXT)
+    own = dict(zip(ITEMS, codes_of(NEXT), strict=True))
+    stored = reader.read_user("u1").history
+    np.testing.assert_array_equal(stored.codes, [own[item] for item in stored.item_ids])
+    assert reader.read_user("u1").age_seconds(datetime.now(UTC)) < 10
+
+
+def test_what_was_done_but_not_noted_is_done_again_to_no_effect(home):
+    consumer = EventConsumer(home)
+    consumer.event_log.append(clicks(("i4", 150), ("i4", 150), user="u1"))
+    consumer.catch_up()
+    consumer.event_log.advance(updates.CONSUMER, 0)  # as if killed before it was noted
+    assert EventConsumer(home).catch_up() == 2
+    assert row_of(home, "u1") == ["i1", "i4", "i4", "i2"]
+
+
+def test_clicks_survive_a_publication(home):
+    consumer = EventConsumer(home)
+    consumer.event_log.append(clicks(("i4", 150), user="u1"))
+    consumer.event_log.append(clicks(("i5", 1), user="newcomer"))
+    consumer.catch_up()
+    publish(home, CODEBOOK)
+    assert row_of(home, "u1") == ["i1", "i4", "i2"]
+    assert row_of(home, "newcomer") == ["i5"]
+
+
+def test_a_codebook_that_comes_later_has_the_clicks_too(home):
+    consumer = EventConsumer(home)
+    consumer.event_log.append(clicks(("i4", 150), user="u1"))
+    consumer.event_log.append(clicks(("i5", 1), user="newcomer"))
+    consumer.catch_up()
+    third = "aaaaaaaaaaaa"
+    WIDTHS[third] = 5
+    publish(home, third)
+    assert row_of(home, "u1", third) == ["i1", "i4", "i2"]
+    assert row_of(home, "newcomer", third) == ["i5"]
+
+
+def test_replacing_a_history_keeps_its_other_fields():
+    before = replace(history(("i1", 1)), written_at=77)
+    assert with_clicks(before, clicks(("i2", 2)), CODES).written_at == 77
