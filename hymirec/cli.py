@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from hymirec.commands import events
+from hymirec.commands.options import DEFAULT_HOME, HomeOption, JsonOption, configured
 from hymirec.display import (
     err,
     out,
@@ -32,20 +34,15 @@ from hymirec.display import (
     show_table,
 )
 from hymirec.errors import HymirecError, InterruptedRunError, UsageError
-from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
+from hymirec.home import Home
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Multi-interest recommendation from long histories: train, track, promote, serve.",
 )  # fmt: skip
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar=ENV_HOME, help="Directory that holds all state.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")
-]
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
+app.add_typer(events.app, name="events")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
 
 Tuning = Literal["full", "lora", "frozen"]
@@ -160,7 +157,7 @@ def benchmark(
         raise UsageError("a benchmark is either on --data DIR or --quick")
     if data is not None and not data.is_dir():
         raise UsageError(f"{data} is not a folder")
-    place = _configured(home).create()
+    place = configured(home).create()
     if data is None:
         data, recipe, seeds = _built_in_world(place), "demo", 1
     from flows.benchmark import benchmark as flow
@@ -194,7 +191,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare logged runs: metrics with intervals, slices, curves, settings, lists side by side."""
-    place = _configured(home)
+    place = configured(home)
     from flows.compare import differences, read_runs, write_report
 
     found = read_runs(place, runs)
@@ -212,7 +209,7 @@ def compare(
 @app.command()
 def demo(home: HomeOption = DEFAULT_HOME) -> None:
     """Run everything on the built-in world and show what comes out."""
-    place = _configured(home).create()
+    place = configured(home).create()
     world = _built_in_world(place)
     result = _run_pipeline(home, world, "demo")
 
@@ -238,22 +235,21 @@ def serve(
         int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)
     ] = (DEFAULT_PORT),
 ) -> None:
-    """Serve the champion with MLflow's model server until interrupted."""
-    place = _configured(home)
+    """Answer requests with the champion and take events in, until interrupted."""
+    place = configured(home)
     from flows.settings import CHAMPION, MODEL_NAME
-    from serving.server import ModelServer, resolve_alias
+    from serving.gateway import run_gateway
+    from serving.server import ModelServer, refuse_port_in_use, resolve_alias
 
     version = resolve_alias(place, MODEL_NAME, CHAMPION)
     # Set both: a shell starts a background process with SIGINT ignored.
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.default_int_handler)
     try:
-        with ModelServer(place, MODEL_NAME, version, host=host, port=port) as server:
-            out.print(f"version {version} answers at {server.url}/invocations; Ctrl-C stops it")
-            status = server.wait()
-            raise HymirecError(
-                f"the model server ended by itself with status {status} (log: {server.log_path})"
-            )
+        refuse_port_in_use(host, port)
+        with ModelServer(place, MODEL_NAME, version, host=DEFAULT_HOST, port=0) as server:
+            out.print(f"version {version} answers at http://{host}:{port}; Ctrl-C stops it")
+            run_gateway(place, server, host=host, port=port)
     except KeyboardInterrupt:
         out.print("stopped")
 
@@ -304,7 +300,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port; 0: the tool's own.", min=0, max=65535)] = 0,
 ) -> None:
     """Open the web page of a tool on what this home holds, until interrupted."""
-    place = _configured(home)
+    place = configured(home)
     if not place.root.exists():
         raise UsageError(f"{place.root} does not exist: run `hymirec pipeline` first")
     import features
@@ -345,21 +341,13 @@ def _show_progress() -> None:
         logger.propagate = False
 
 
-def _configured(home: Path) -> Home:
-    from flows.settings import configure_tools
-
-    place = Home.at(home)
-    configure_tools(place)
-    return place
-
-
 def _run_pipeline(
     home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
     *, download: bool = False,
 ) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
-    place = _configured(home)
+    place = configured(home)
     from hymirec.recipes import get_recipe
 
     get_recipe(recipe)

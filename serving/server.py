@@ -59,7 +59,7 @@ class ModelServer:
         self.name = name
         self.version = version
         self.host = host
-        self.port = port or _free_port(host)
+        self.port = port or free_port(host)
         self.log_path = home.root / "logs" / f"server-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -76,7 +76,7 @@ class ModelServer:
             HymirecError: the server stopped or did not answer in time; the message gives the last
                 line of its log and where the log is.
         """
-        _refuse_port_in_use(self.host, self.port)
+        refuse_port_in_use(self.host, self.port)
         command = [
             *_mlflow_command(), "models", "serve",
             "--model-uri", f"models:/{self.name}/{self.version}",
@@ -171,13 +171,15 @@ def _mlflow_command() -> list[str]:
     return [found] if found else [sys.executable, "-m", "mlflow"]
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """A port nobody listens on at present."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
-def _refuse_port_in_use(host: str, port: int) -> None:
+def refuse_port_in_use(host: str, port: int) -> None:
+    """Say so in one line, before anything slow begins."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,12 +1,20 @@
 """The champion behind MLflow's real model server."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import mlflow
 import pytest
 import requests
 
 from features.online import FeatureReader
 from serving.client import ask
-from serving.server import ModelServer, resolve_alias
+from serving.server import ModelServer, free_port, resolve_alias
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +119,61 @@ def test_asking_where_nothing_answers_says_how_to_start_it(hymirec):
     done = hymirec("recommend", "--user", "x", "--url", "http://127.0.0.1:9")
     assert done.code == 2
     assert "hymirec serve" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def gateway(home):
+    """`hymirec serve` as typed."""
+    port = free_port("127.0.0.1")
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "hymirec", "serve", "--home", home.root, "--port", str(port)],
+        stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if requests.get(f"{url}/ping", timeout=5).ok:
+                break
+        except requests.ConnectionError:
+            time.sleep(0.2)
+    yield url
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+def events_of(user_id, *items):
+    return {
+        "events": [
+            {"event_id": f"{user_id}-{item}", "user_id": user_id, "item_id": item, "kind": "click"}
+            for item in items
+        ]
+    }
+
+
+def test_a_click_counts_in_the_next_request(gateway):
+    before = ask(gateway, "u0003", 10)
+    clicked = before["recommendations"][0]
+    answer = requests.post(
+        f"{gateway}/v1/events", json=events_of("u0003", clicked["item_id"]), timeout=30
+    )
+    assert answer.json() == {"accepted": 1, "duplicates": 0}
+    acknowledged = time.monotonic()
+    while (after := ask(gateway, "u0003", 10))["recent"] == before["recent"]:
+        assert time.monotonic() < acknowledged + 5
+    print(f"seen {1000 * (time.monotonic() - acknowledged):.0f} ms after it was acknowledged")
+    assert after["recent"][-1] == clicked["title"]
+    assert clicked["item_id"] not in {item["item_id"] for item in after["recommendations"]}
+
+
+def test_a_newcomer_is_known_from_the_first_click(gateway, hymirec, home, tmp_path):
+    assert ask(gateway, "newcomer", 3)["served_by"] == "popular"
+    item = ask(gateway, "newcomer", 3)["recommendations"][0]["item_id"]
+    file = tmp_path / "events.jsonl"
+    lines = [json.dumps(event) + "\n" for event in events_of("newcomer", item)["events"]]
+    file.write_text("".join(lines))
+    done = hymirec("events", "ingest", file, "--home", home.root, "--json")
+    assert (done.json["read"], done.json["new"]) == (1, 1)
+    again = hymirec("events", "ingest", file, "--home", home.root, "--json")
+    assert (again.json["read"], again.json["new"]) == (1, 0)
+    assert ask(gateway, "newcomer", 3)["served_by"] == "full"

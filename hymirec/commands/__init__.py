@@ -1,0 +1,1 @@
+"""Commands that come in groups: `hymirec events …` and its like."""
