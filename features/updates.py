@@ -120,19 +120,24 @@ class EventConsumer:
         self.home = home
         self.event_log = EventLog(home)
         self._updaters: dict[str, HistoryUpdater] = {}
+        self._taken_to = 0
         self._wake = threading.Event()
 
     def catch_up(self) -> int:
         """Take in all events there are; how many."""
         taken = 0
-        position = self.event_log.offset(CONSUMER)
-        while events := self.event_log.after(position, EVENTS_PER_ROUND):
-            users = sorted({one.event.user_id for one in events if one.event.kind == CLICK})
+        while self.event_log.after(self.event_log.offset(CONSUMER), 1):
             with self.event_log.writing():
-                for updater in self._follow_codebooks():
+                position = self.event_log.offset(CONSUMER)
+                events = self.event_log.after(position, EVENTS_PER_ROUND)
+                users = sorted({one.event.user_id for one in events if one.event.kind == CLICK})
+                # A publication ends by setting the offset back: there is a codebook to look for.
+                if position < self._taken_to or not self._updaters:
+                    self._find_codebooks()
+                for updater in self._updaters.values():
                     updater.update(users)
-            position = events[-1].position
-            self.event_log.advance(CONSUMER, position)
+                self._taken_to = events[-1].position if events else position
+                self.event_log.advance(CONSUMER, self._taken_to)
             taken += len(events)
         return taken
 
@@ -145,9 +150,12 @@ class EventConsumer:
         while not stop.is_set():
             self._wake.clear()
             try:
+                if not self._updaters:  # opening the stores is slow: not while a click waits
+                    self._find_codebooks()
                 self.catch_up()
             except HymirecError as error:
                 log.warning("events wait in the log: %s", error)
+                self._updaters = {}
                 stop.wait(interval)
             self._wake.wait(interval)
 
@@ -156,13 +164,11 @@ class EventConsumer:
         waiting = self.event_log.after(self.event_log.offset(CONSUMER), 1)
         return time.time() - waiting[0].received_at if waiting else 0.0
 
-    def _follow_codebooks(self) -> list[HistoryUpdater]:
-        published = list_codebooks(self.home)
+    def _find_codebooks(self) -> None:
         self._updaters = {
             name: self._updaters.get(name) or HistoryUpdater(self.event_log, name)
-            for name in published
+            for name in list_codebooks(self.home)
         }
-        return list(self._updaters.values())
 
 
 def _empty(codebook_id: str, code_bytes: int) -> History:

@@ -7,6 +7,7 @@ model server's process, which finds its home in HYMIREC_HOME.
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 from mlflow.pyfunc import PythonModel
 
 from features.online import FeatureReader
-from hymirec.errors import HymirecError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
 from hymirec.package import RecommenderPackage
 from hymirec.schema import USER_ID
 
 MAX_K = 1000
+ENV_MAX_AGE = "HYMIREC_MAX_FEATURE_AGE"
+DEFAULT_MAX_AGE = 7 * 86_400.0
+"""Seconds since a user's row was written, past which an answer is marked as degraded."""
 
 
 class HyMiRecModel(PythonModel):
@@ -36,6 +40,7 @@ class HyMiRecModel(PythonModel):
         self.version = _registered_version(directory)
         home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
         self.features = FeatureReader(home, self.package.info.codebook_id)
+        self.max_age = _max_age()
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -49,7 +54,9 @@ class HyMiRecModel(PythonModel):
 
         Returns:
             Per user: `user_id`, `served_by` (`full`, or `popular` for a user without history),
-            `model_version`, `recommendations` (item_id, title, score, interest, and as
+            `feature_age_seconds` (since the user's row was written, None without one), `degraded`
+            (why the answer is not as good as it should be, None where it is), `model_version`,
+            `recommendations` (item_id, title, score, interest, and as
             `because` the items of the history nearest to that interest) and `recent`, the
             latest titles of the history.
 
@@ -68,19 +75,36 @@ class HyMiRecModel(PythonModel):
         except HymirecError as error:
             raise MlflowException(str(error), TEMPORARILY_UNAVAILABLE) from error
         answers = []
+        now = datetime.now(UTC)
         for user_id in user_ids:
-            history = rows[user_id].history if user_id in rows else None
+            row = rows.get(user_id)
+            history = row.history if row else None
+            age = row.age_seconds(now) if row else None
+            stale = age is not None and age > self.max_age
             found, served_by = self.package.recommend(history, k, exclude_seen=exclude_seen)
             answers.append(
                 {
                     "user_id": user_id,
                     "served_by": served_by,
+                    "feature_age_seconds": age,
+                    "degraded": "stale features" if stale else None,
                     "model_version": self.version,
                     "recommendations": [item.to_json() for item in found],
                     "recent": self.package.titles(history.item_ids[-5:]) if history else [],
                 }
             )
         return answers
+
+
+def _max_age() -> float:
+    text = os.environ.get(ENV_MAX_AGE, "")
+    try:
+        seconds = float(text) if text else DEFAULT_MAX_AGE
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UsageError(f"{ENV_MAX_AGE} is {text!r}: a number of seconds above 0 is needed")
+    return seconds
 
 
 def _user_id(value: Any) -> str:

@@ -125,8 +125,9 @@ def test_asking_where_nothing_answers_says_how_to_start_it(hymirec):
 def gateway(home):
     """`hymirec serve` as typed."""
     port = free_port("127.0.0.1")
+    program = Path(sys.executable).parent / "hymirec"
     process = subprocess.Popen(
-        [Path(sys.executable).parent / "hymirec", "serve", "--home", home.root, "--port", str(port)],
+        [program, "serve", "--home", home.root, "--port", str(port)],
         stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -160,7 +161,7 @@ def test_a_click_counts_in_the_next_request(gateway):
     assert answer.json() == {"accepted": 1, "duplicates": 0}
     acknowledged = time.monotonic()
     while (after := ask(gateway, "u0003", 10))["recent"] == before["recent"]:
-        assert time.monotonic() < acknowledged + 5
+        assert time.monotonic() < acknowledged + 20  # on a busy machine
     print(f"seen {1000 * (time.monotonic() - acknowledged):.0f} ms after it was acknowledged")
     assert after["recent"][-1] == clicked["title"]
     assert clicked["item_id"] not in {item["item_id"] for item in after["recommendations"]}
