@@ -6,6 +6,7 @@ feature store, woken by the intake (`features.updates`).
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -22,24 +23,30 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    Histogram,
     generate_latest,
 )
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from features.events import EventIn
+from features.events import EventIn, Id
 from features.updates import EventConsumer
 from hymirec.errors import HymirecError
 from hymirec.home import Home
+from hymirec.schema import USER_ID
 from serving.server import ModelServer
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 4_000_000
 """Bytes of a request."""
+MAX_K = 1000
+EVENTS_PATH = "/v1/events"
 MAX_EVENTS = 10_000
 """Of one request."""
 BACKEND_SECONDS = 30.0
+AGES = (60, 600, 3600, 6 * 3600, 86_400, 3 * 86_400, 7 * 86_400, 30 * 86_400)
+"""Seconds at which the histogram of ages is cut."""
 
 
 class EventsIn(BaseModel):
@@ -62,10 +69,58 @@ class EventsTaken(BaseModel):
     duplicates: int
 
 
+class Asked(BaseModel):
+    """A request for recommendations to one user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: Id
+    k: int = Field(default=10, ge=1, le=MAX_K, strict=True)
+    exclude_seen: bool = Field(default=True, strict=True)
+
+
+class Item(BaseModel):
+    """An item by id and title."""
+
+    item_id: str
+    title: str
+
+
+class Recommended(Item):
+    """One recommended item.
+
+    Attributes:
+        score: cosine with the interest that found it.
+        interest: which one, from 1; 0 where none did.
+        because: items of the history nearest to that interest.
+    """
+
+    score: float
+    interest: int
+    because: list[Item]
+
+
+class Answer(BaseModel):
+    """What is recommended to a user, and how it came about; see `serving.model`."""
+
+    user_id: str
+    served_by: str
+    feature_age_seconds: float | None
+    degraded: str | None
+    model_version: str
+    recommendations: list[Recommended]
+    recent: list[str]
+
+
 class Problem(BaseModel):
     """Why a request was refused, in one line."""
 
     error: str
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 413, 422, 503)
+}
 
 
 def create_app(home: Home, backend: str) -> FastAPI:
@@ -78,6 +133,13 @@ def create_app(home: Home, backend: str) -> FastAPI:
     consumer = EventConsumer(home)
     metrics = CollectorRegistry()
     taken = Counter("hymirec_events", "Events taken in.", ["kind"], registry=metrics)
+    answered = Counter(
+        "hymirec_answers", "Answers given.", ["served_by", "degraded"], registry=metrics
+    )
+    ages = Histogram(
+        "hymirec_feature_age_seconds", "Age of the users' rows answered from.",
+        buckets=AGES, registry=metrics,
+    )  # fmt: skip
     Gauge(
         "hymirec_event_lag_seconds",
         "Age of the oldest event that is not in the feature store yet.",
@@ -103,8 +165,8 @@ def create_app(home: Home, backend: str) -> FastAPI:
     app.add_exception_handler(HymirecError, _failed)
 
     @app.post(
-        "/v1/events",
-        responses={413: {"model": Problem}, 422: {"model": Problem}, 503: {"model": Problem}},
+        EVENTS_PATH,
+        responses=PROBLEMS,
     )
     def events(body: EventsIn) -> EventsTaken:
         """Take events: durable when answered, in recommendations a moment later."""
@@ -115,6 +177,22 @@ def create_app(home: Home, backend: str) -> FastAPI:
             taken.labels(one.kind).inc()
         return EventsTaken(accepted=len(found), duplicates=len(found) - new)
 
+    @app.post("/v1/recommendations", responses=PROBLEMS, response_model=Answer)
+    async def recommendations(body: Asked, request: Request) -> Response:
+        """Recommend to one user."""
+        asked = {
+            "dataframe_records": [{USER_ID: body.user_id}],
+            "params": {"k": body.k, "exclude_seen": body.exclude_seen},
+        }
+        answer = await _ask_backend(request, "POST", "/invocations", json.dumps(asked).encode())
+        if answer.status_code != 200:
+            return JSONResponse({"error": "the model cannot answer at present: try again"}, 503)
+        found = json.loads(bytes(answer.body))["predictions"][0]
+        answered.labels(found["served_by"], found["degraded"] or "").inc()
+        if found["feature_age_seconds"] is not None:
+            ages.observe(found["feature_age_seconds"])
+        return JSONResponse(found)
+
     @app.get("/metrics", response_class=Response)
     def show_metrics() -> Response:
         """Numbers for Prometheus."""
@@ -123,23 +201,21 @@ def create_app(home: Home, backend: str) -> FastAPI:
     @app.get("/ping")
     async def ping(request: Request) -> Response:
         """Whether the model server behind answers."""
-        return await _pass_on(request, b"")
+        return await _ask_backend(request, "GET", "/ping", b"")
 
     @app.post("/invocations")
     async def invocations(request: Request) -> Response:
         """MLflow's own way of asking, passed on to the model server."""
-        return await _pass_on(request, await request.body())
+        return await _ask_backend(request, "POST", "/invocations", await request.body())
 
     return app
 
 
-async def _pass_on(request: Request, body: bytes) -> Response:
+async def _ask_backend(request: Request, method: str, path: str, body: bytes) -> Response:
     client: httpx.AsyncClient = request.app.state.backend
     kind = request.headers.get("content-type", "application/json")
     try:
-        answer = await client.request(
-            request.method, request.url.path, content=body, headers={"content-type": kind}
-        )
+        answer = await client.request(method, path, content=body, headers={"content-type": kind})
     except httpx.HTTPError as error:
         return JSONResponse(
             {"error": f"the model server does not answer: {type(error).__name__}"}, 503
@@ -154,13 +230,19 @@ def _refused(request: Request, error: Exception) -> Response:
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"] if part != "body")
     message = f"{place}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-    return JSONResponse({"error": f"{message} (nothing of this request was taken)"}, 422)
+    return _refusal(request, message, 422)
 
 
 def _not_understood(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": f"{error.detail} (nothing of this request was taken)"},
-                        error.status_code)  # fmt: skip
+    return _refusal(request, str(error.detail), error.status_code)
+
+
+def _refusal(request: Request, message: str, status: int) -> Response:
+    """One line; of a request that brings several events, what became of the others."""
+    if request.url.path == EVENTS_PATH:
+        message += " (nothing of this request was taken)"
+    return JSONResponse({"error": message}, status)
 
 
 def _failed(request: Request, error: Exception) -> Response:

@@ -178,3 +178,14 @@ def test_a_newcomer_is_known_from_the_first_click(gateway, hymirec, home, tmp_pa
     again = hymirec("events", "ingest", file, "--home", home.root, "--json")
     assert (again.json["read"], again.json["new"]) == (1, 0)
     assert ask(gateway, "newcomer", 3)["served_by"] == "full"
+
+
+def test_the_gateway_answers_as_the_model_server_does(gateway):
+    asked = {"user_id": "u0004", "k": 4}
+    answer = requests.post(f"{gateway}/v1/recommendations", json=asked, timeout=30).json()
+    direct = ask(gateway, "u0004", 4)
+    assert abs(answer.pop("feature_age_seconds") - direct.pop("feature_age_seconds")) < 60
+    assert answer == direct
+    metrics = requests.get(f"{gateway}/metrics", timeout=30).text
+    assert 'hymirec_answers_total{degraded="",served_by="full"} 1.0' in metrics
+    assert "hymirec_feature_age_seconds_count 1.0" in metrics

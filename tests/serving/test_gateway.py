@@ -105,3 +105,26 @@ def test_metrics_tell_what_was_taken_in(client):
     assert 'hymirec_events_total{kind="click"} 2.0' in text
     assert 'hymirec_events_total{kind="conversion"} 1.0' in text
     assert "hymirec_event_lag_seconds " in text
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "user_id: Field required"),
+        ({"user_id": None}, "user_id: "),
+        ({"user_id": "u", "k": 0}, "k: Input should be greater"),
+        ({"user_id": "u", "k": 1001}, "k: Input should be less"),
+        ({"user_id": "u", "k": 2.5}, "k: "),
+        ({"user_id": "u", "exclude_seen": "no"}, "exclude_seen: "),
+        ({"user_id": "u", "top": 3}, "top: Extra"),
+    ],
+)
+def test_what_is_no_request_for_recommendations_is_refused(client, body, message):
+    answer = client.post("/v1/recommendations", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(message)
+
+
+def test_recommendations_without_a_model_server_are_a_503(client):
+    answer = client.post("/v1/recommendations", json={"user_id": "u"})
+    assert answer.status_code == 503
