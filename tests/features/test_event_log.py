@@ -48,7 +48,7 @@ def test_an_event_counts_once(log):
 
 def test_all_of_a_call_or_nothing(log):
     log.append([click(1)])
-    with pytest.raises(HymirecError, match=r"event log sqlite:.*log.db cannot be used"):
+    with pytest.raises(HymirecError, match=r"event log .*log.db cannot be used"):
         log.append([click(2), replace(click(3), user_id=None)])
     assert log.end == 1
 
@@ -81,7 +81,7 @@ def test_readers_remember_where_they_are(log):
 
 
 def test_an_address_of_no_known_database_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="HYMIREC_EVENT_LOG: db/x is not a postgresql:// address"):
+    with pytest.raises(UsageError, match=r"HYMIREC_EVENT_LOG: mysql://me:\*\*\*@db/x is not a "):
         EventLog(Home.at(tmp_path), "mysql://me:secret@db/x")
 
 
