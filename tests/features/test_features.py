@@ -134,6 +134,22 @@ def test_offline_row_equals_online_row(home, published, reader):
     assert list(served) == list(trained_on)
 
 
+@pytest.mark.usefixtures("on_servers")
+def test_offline_row_equals_online_row_on_servers(tmp_path, interactions):
+    home = Home.at(tmp_path)
+    items, histories = publish(home, CODEBOOK, interactions)
+    publish(home, NEXT_CODEBOOK, interactions, code_bytes=12)
+    for row in histories.itertuples():
+        assert stored_bytes(home, CODEBOOK, row.user_id) == row.history
+    reader = online.FeatureReader(home, CODEBOOK)
+    assert list(reader.read_users(["nobody", *histories["user_id"]])) == list(histories["user_id"])
+    codes = reader.read_item_codes([*ITEM_IDS, "unknown"])
+    assert list(codes) == items["item_id"].tolist()
+    np.testing.assert_array_equal(list(codes.values()), make_codes(CODEBOOK))
+    newer = online.FeatureReader(home, NEXT_CODEBOOK).read_user("user 5").history
+    assert_same(newer, offline.read_histories(home, NEXT_CODEBOOK)["user 5"])
+
+
 def test_age_is_counted_from_the_writing_of_the_row(reader):
     row = reader.read_user("user 0")
     assert row.age_seconds(PUBLISHED_AT + timedelta(days=1)) == 86_400

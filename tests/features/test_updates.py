@@ -103,7 +103,7 @@ def test_any_order_and_any_number_of_tries_come_to_the_same():
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path, stores):
     home = Home.at(tmp_path).create()
     for codebook_id in (CODEBOOK, NEXT):
         publish(home, codebook_id)
