@@ -24,6 +24,7 @@ bench: .venv/installed .venv-peers/installed
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/cold_items.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/features.py --publication
 
 serve: .venv/installed
 	$(BIN)/hymirec serve

@@ -6,19 +6,22 @@ What is published is listed in Feast's registry (`features.stores`); publishing 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 from feast.errors import FeatureViewNotFoundException
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from numpy.typing import NDArray
 
 from features.definitions import history_view_name, item_view_name
 from features.offline import CODE, HISTORY, item_rows, packed_histories
-from features.stores import applied, naming_the_store, open_store, place, published
+from features.stores import applied, naming_the_store, open_store, place, provider, published
 from hymirec.errors import VersionError
 from hymirec.history import History, unpack, unpack_code
 from hymirec.home import Home
@@ -26,6 +29,8 @@ from hymirec.schema import ITEM_ID, USER_ID
 
 _KEYS_PER_READ = 10_000
 """SQLite refuses a statement of some tens of thousands of keys."""
+_SECONDS_BETWEEN_LOOKS = 10
+"""At the registry as Feast remembers it, which it does for some minutes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ class FeatureReader:
         self.home = home
         self.codebook_id = codebook_id
         self._store = _open(home, codebook_id, unfinished)
+        # `get_online_features` would take three times as long for a user, most of it to prepare
+        # for several views, types and entities at once.
+        self._online = provider(self._store)
+        self._views: dict[str, tuple[FeatureView, float]] = {}
         # Feast opens its one connection on the first read and without a lock.
         self.read_user("")
         self.read_item_codes([""])
@@ -108,18 +117,32 @@ class FeatureReader:
         found: dict[str, bytes] = {}
         for start in range(0, len(ids), _KEYS_PER_READ):
             part = [str(value) for value in ids[start : start + _KEYS_PER_READ]]
+            keys = [
+                EntityKey(join_keys=[key], entity_values=[Value(string_val=one)]) for one in part
+            ]
+            table = self._view(view)
+            with naming_the_store(self.home):
+                rows = self._online.online_read(self._store.config, table, keys, [feature])
+            for one, (_, values) in zip(part, rows, strict=True):
+                # Redis's reader gives an empty value for a row that is not there.
+                if values and (blob := values[feature].bytes_val):
+                    found[one] = blob
+        return found
+
+    def _view(self, name: str) -> FeatureView:
+        """Look a view up in the registry, from time to time: that takes longer than to read."""
+        now = time.monotonic()
+        view, since = self._views.get(name, (None, 0.0))
+        if view is None or now - since > _SECONDS_BETWEEN_LOOKS:
             try:
                 with naming_the_store(self.home):
-                    response = self._store.get_online_features([f"{view}:{feature}"], {key: part})
+                    view = self._store.get_feature_view(name, allow_registry_cache=True)
             except FeatureViewNotFoundException as error:
                 raise VersionError(
                     f"codebook {self.codebook_id} is no longer published in {place(self.home)}"
                 ) from error
-            values = response.to_dict()[feature]
-            found.update(
-                (value, blob) for value, blob in zip(part, values, strict=True) if blob is not None
-            )
-        return found
+            self._views[name] = view, now
+        return view
 
 
 class FeatureWriter:

@@ -103,6 +103,11 @@ def open_store(home: Home) -> FeatureStore:
     return store
 
 
+def provider(store: FeatureStore) -> Any:
+    """Reach what Feast reads rows with, a `feast.infra.provider.Provider`."""
+    return store._get_provider()
+
+
 def applied(store: FeatureStore) -> list[str]:
     """List the codebooks whose definitions are in the registry, in alphabetical order."""
     names = (codebook_of_service(service.name) for service in store.list_feature_services())
@@ -202,7 +207,7 @@ def _retry_once(store: FeatureStore) -> None:
     from redis.retry import Retry
 
     # Feast has no setting for it.
-    client = store._get_provider().online_store._get_client(store.config.online_store)
+    client = provider(store).online_store._get_client(store.config.online_store)
     client.set_retry(Retry(ConstantBackoff(0.05), 1))
 
 
