@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 
 from features.definitions import history_view_name, item_view_name
 from features.offline import CODE, HISTORY, item_rows, packed_histories
-from features.stores import applied, naming_the_store, open_store, place, provider, published
+from features.stores import (
+    applied,
+    naming_the_store,
+    open_store,
+    place,
+    provider,
+    published,
+    published_in,
+)
 from hymirec.errors import VersionError
 from hymirec.history import History, unpack, unpack_code
 from hymirec.home import Home
@@ -54,7 +62,7 @@ class UserRow:
 def list_codebooks(home: Home) -> list[str]:
     """List the ids of the codebooks published in a home, in alphabetical order."""
     try:
-        return published(open_store(home))
+        return published_in(home)
     except VersionError:
         return []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import sqlite3
@@ -101,6 +102,23 @@ def open_store(home: Home) -> FeatureStore:
         if not _is_sqlite(config):
             _retry_once(store)
     return store
+
+
+def published_in(home: Home) -> list[str]:
+    """List the codebooks published in a home, also such as were published a moment ago.
+
+    Raises as `open_store`.
+    """
+    registry = os.environ.get(ENV_REGISTRY)
+    # A file is read anew; to connect to a server takes longer than all a consumer's round does.
+    store = _connected(home, registry) if registry else open_store(home)
+    with naming_the_store(home):
+        return published(store)
+
+
+@functools.lru_cache(maxsize=4)
+def _connected(home: Home, registry: str) -> FeatureStore:
+    return open_store(home)
 
 
 def provider(store: FeatureStore) -> Any:
