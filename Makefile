@@ -17,13 +17,14 @@ lint: .venv/installed-dev
 	$(BIN)/lint-imports
 
 # The peer needs another numpy, so it has an environment of its own.
-bench: .venv/installed .venv-peers/installed
+bench: .venv/installed-dev .venv-peers/installed
 	$(BIN)/python benchmarks/dmil.py
 	$(BIN)/python benchmarks/codebook.py
 	$(BIN)/python benchmarks/training.py --peer-python .venv-peers/bin/python
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/cold_items.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/features.py --publication
 
 serve: .venv/installed
 	$(BIN)/hymirec serve

@@ -34,9 +34,10 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from features.addresses import hide_password, postgresql_url
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
@@ -124,15 +125,13 @@ class EventLog:
             HymirecError: the database cannot be used.
         """
         self.home = home
-        address = url or os.environ.get(ENV_EVENT_LOG, "")
-        if address.startswith("postgresql://"):
-            address = address.replace("postgresql://", "postgresql+psycopg://", 1)
-        elif address:
-            raise UsageError(f"{ENV_EVENT_LOG}: {address.partition('@')[2] or address} is not "
-                             "a postgresql:// address")  # fmt: skip
+        address: str | URL = url or os.environ.get(ENV_EVENT_LOG, "")
+        if address:
+            address = postgresql_url(ENV_EVENT_LOG, str(address))
         else:
             home.events.mkdir(parents=True, exist_ok=True)
-            address = f"sqlite:///{home.events / 'log.db'}"
+            # Not a text, in which a path's percent signs would be read as escapes.
+            address = URL.create("sqlite", database=str(home.events / "log.db"))
         try:
             self._engine = _engine(address)
             self._make_tables()
@@ -193,11 +192,12 @@ class EventLog:
                 found.update(connection.scalars(query.distinct()))
         return sorted(found)
 
-    def users(self) -> list[str]:
-        """All users with clicks."""
-        query = select(_EVENTS.c.user_id).where(_EVENTS.c.kind == CLICK).distinct()
+    def users(self, after: str = "", limit: int | None = None) -> list[str]:
+        """Users with clicks in the database's order of text: those after one, at most `limit`."""
+        query = select(_EVENTS.c.user_id).where(_EVENTS.c.kind == CLICK, _EVENTS.c.user_id > after)
+        query = query.distinct().order_by(_EVENTS.c.user_id).limit(limit)
         with self._naming_the_log(), self._engine.connect() as connection:
-            return sorted(connection.scalars(query))
+            return list(connection.scalars(query))
 
     @property
     def end(self) -> int:
@@ -263,13 +263,15 @@ class EventLog:
         try:
             yield
         except SQLAlchemyError as error:
-            where = self._engine.url.render_as_string(hide_password=True)
+            url = self._engine.url
+            where = url.database if self._is_sqlite else hide_password(url.render_as_string())
             cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
             raise HymirecError(f"event log {where} cannot be used: {cause}") from error
 
 
-def _engine(address: str) -> Engine:
-    engine = create_engine(address)
+def _engine(address: str | URL) -> Engine:
+    # A connection that a restarted server has dropped is found out before it is used.
+    engine = create_engine(address, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")

@@ -31,6 +31,9 @@ NUM_EVENTS = "num_events"
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED = "created"
 
+_ROWS_PER_GROUP = 2000
+"""What has to be in memory at once when a file is read piece by piece: of long histories 70 MB."""
+
 _TIME = pa.timestamp("us", tz="UTC")
 ITEM_SCHEMA = pa.schema(
     [(ITEM_ID, pa.string()), (CODE, pa.binary()), (EVENT_TIMESTAMP, _TIME), (CREATED, _TIME)]
@@ -172,7 +175,7 @@ def _write_table(path: Path, rows: pd.DataFrame, schema: pa.Schema) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

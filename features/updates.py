@@ -75,8 +75,13 @@ def with_clicks(
 class HistoryUpdater:
     """Brings the rows of one codebook up to date with the event log."""
 
-    def __init__(self, event_log: EventLog, codebook_id: str) -> None:
+    def __init__(self, event_log: EventLog, codebook_id: str, *, unfinished: bool = False) -> None:
         """Open the stores.
+
+        Args:
+            event_log: of the home whose rows are brought up to date.
+            codebook_id: which rows.
+            unfinished: for publishing alone: not all rows need to be online yet.
 
         Raises:
             VersionError: the codebook is not published in the log's home.
@@ -84,8 +89,8 @@ class HistoryUpdater:
         """
         self.codebook_id = codebook_id
         self._log = event_log
-        self._reader = FeatureReader(event_log.home, codebook_id)
-        self._writer = FeatureWriter(event_log.home, codebook_id)
+        self._reader = FeatureReader(event_log.home, codebook_id, unfinished=unfinished)
+        self._writer = FeatureWriter(event_log.home, codebook_id, unfinished=unfinished)
 
     def update(self, user_ids: Sequence[str]) -> int:
         """Bring the rows of some users up to date; the number of rows that changed.
@@ -94,19 +99,34 @@ class HistoryUpdater:
         """
         clicks = self._log.clicks_of(user_ids)
         rows = self._reader.read_users(user_ids)
+        changed = self.changed({user: row.history for user, row in rows.items()}, clicks)
+        self._writer.write_histories(changed)
+        return len(changed)
+
+    def changed(
+        self, histories: Mapping[str, History], clicks: Mapping[str, Sequence[Event]]
+    ) -> dict[str, History]:
+        """Add clicks to histories; codes of their items are read online.
+
+        Args:
+            histories: by user.
+            clicks: by user; one without a history begins with an empty one.
+
+        Returns:
+            The histories to which something was added, by user.
+        """
         items = {click.item_id for some in clicks.values() for click in some}
         codes = self._reader.read_item_codes(sorted(items))
         if not codes:
-            return 0
-        size = len(next(iter(codes.values())))
+            return {}
+        empty = _empty(self.codebook_id, len(next(iter(codes.values()))))
         changed = {}
         for user_id, its_clicks in clicks.items():
-            before = rows[user_id].history if user_id in rows else _empty(self.codebook_id, size)
+            before = histories.get(user_id, empty)
             after = with_clicks(before, its_clicks, codes)
             if after is not before:
                 changed[user_id] = after
-        self._writer.write_histories(changed)
-        return len(changed)
+        return changed
 
 
 class EventConsumer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
-from features import offline, online
+from features import offline, publication
 from flows.data import DataRef
 from flows.encode import read_codebook, read_codes
 from flows.steps import StepResult
@@ -28,8 +28,8 @@ def publish_features(home: Home, data: DataRef, codebook: StepResult) -> None:
     items = offline.item_rows(item_ids, codes, book.id, now)
     histories = offline.history_rows(dataset.interactions, item_ids, codes, book.id, now)
     offline.write(home, book.id, items, histories)
-    online.apply(home, book.id)
-    online.materialise(home, book.id)
+    publication.apply(home, book.id)
+    publication.materialise(home, book.id)
     log.info(
         "publish: %d items and %d histories online, codebook %s",
         len(items), len(histories), book.id,

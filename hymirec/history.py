@@ -36,6 +36,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from hymirec.errors import DataError, VersionError
@@ -228,7 +229,9 @@ def _pack_ids(item_ids: Sequence[str]) -> tuple[int, bytes]:
 def _unpack_ids(blob: bytes, kind: int, length: int, offset: int) -> tuple[list[str], int]:
     if kind in (_INT32, _INT64):
         numbers = np.frombuffer(blob, "<i4" if kind == _INT32 else "<i8", length, offset)
-        return list(map(str, numbers.tolist())), offset + numbers.nbytes
+        # Arrow spells numbers in two thirds of Python's time, which is most of a long row's.
+        texts = pa.array(numbers).cast(pa.string()).to_numpy(zero_copy_only=False)
+        return texts.tolist(), offset + numbers.nbytes
     if kind != _TEXT:
         raise DataError(f"packed history has unknown id kind {kind}")
     lengths = np.frombuffer(blob, "<u2", length, offset)

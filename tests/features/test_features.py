@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features import definitions, offline, online
+from features import definitions, offline, online, publication, stores
 from features.definitions import define
 from hymirec.errors import DataError, HymirecError, UsageError, VersionError
 from hymirec.history import unpack
@@ -54,8 +54,8 @@ def publish(home, codebook_id, interactions, code_bytes=9):
     items = offline.item_rows(ITEM_IDS, codes, codebook_id, PUBLISHED_AT)
     histories = offline.history_rows(interactions, ITEM_IDS, codes, codebook_id, PUBLISHED_AT)
     offline.write(home, codebook_id, items, histories)
-    online.apply(home, codebook_id)
-    online.materialise(home, codebook_id)
+    publication.apply(home, codebook_id)
+    publication.materialise(home, codebook_id)
     return items, histories
 
 
@@ -93,7 +93,7 @@ def reader(home, published):
 def stored_bytes(home, codebook_id, user_id):
     """Read a user's blob as Feast hands it out."""
     view = define(home, codebook_id).user_histories.name
-    store = online.open_store(home)
+    store = stores.open_store(home)
     return store.get_online_features([f"{view}:history"], {"user_id": [user_id]}).to_dict()[
         "history"
     ][0]
@@ -132,6 +132,22 @@ def test_offline_row_equals_online_row(home, published, reader):
         assert served.written_at == PUBLISHED_AT
     served = reader.read_users(histories["user_id"].tolist())
     assert list(served) == list(trained_on)
+
+
+@pytest.mark.usefixtures("on_servers")
+def test_offline_row_equals_online_row_on_servers(tmp_path, interactions):
+    home = Home.at(tmp_path)
+    items, histories = publish(home, CODEBOOK, interactions)
+    publish(home, NEXT_CODEBOOK, interactions, code_bytes=12)
+    for row in histories.itertuples():
+        assert stored_bytes(home, CODEBOOK, row.user_id) == row.history
+    reader = online.FeatureReader(home, CODEBOOK)
+    assert list(reader.read_users(["nobody", *histories["user_id"]])) == list(histories["user_id"])
+    codes = reader.read_item_codes([*ITEM_IDS, "unknown"])
+    assert list(codes) == items["item_id"].tolist()
+    np.testing.assert_array_equal(list(codes.values()), make_codes(CODEBOOK))
+    newer = online.FeatureReader(home, NEXT_CODEBOOK).read_user("user 5").history
+    assert_same(newer, offline.read_histories(home, NEXT_CODEBOOK)["user 5"])
 
 
 def test_age_is_counted_from_the_writing_of_the_row(reader):
@@ -193,8 +209,8 @@ def test_reads_go_on_while_publishing_and_doing_it_again_changes_nothing(home, p
 
     def publish_again():
         try:
-            online.apply(home, CODEBOOK)
-            online.materialise(home, CODEBOOK)
+            publication.apply(home, CODEBOOK)
+            publication.materialise(home, CODEBOOK)
         except BaseException as failure:
             failures.append(failure)
         done.set()
@@ -216,12 +232,12 @@ def test_reads_go_on_while_publishing_and_doing_it_again_changes_nothing(home, p
 def test_publications_at_the_same_time_are_both_kept(tmp_path):
     home = Home.at(tmp_path)
     ids = [f"{number:012x}" for number in range(4)]
-    threads = [threading.Thread(target=online.apply, args=(home, id_)) for id_ in ids]
+    threads = [threading.Thread(target=publication.apply, args=(home, id_)) for id_ in ids]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    services = {service.name for service in online.open_store(home).list_feature_services()}
+    services = {service.name for service in stores.open_store(home).list_feature_services()}
     assert services == {f"hymirec_{id_}" for id_ in ids}
 
 
@@ -237,7 +253,7 @@ def test_historical_features_agree_with_the_offline_row(home, published):
     )
     view = define(home, CODEBOOK).user_histories.name
     found = (
-        online.open_store(home)
+        stores.open_store(home)
         .get_historical_features(entities, [f"{view}:history", f"{view}:num_events"])
         .to_df()
     )
@@ -254,11 +270,11 @@ def test_unpublished_codebook_is_refused(home, published, tmp_path):
     with pytest.raises(VersionError, match=f"{unknown} is not published in .*: published: 0123"):
         online.FeatureReader(home, unknown)
     with pytest.raises(VersionError, match="nothing to bring online"):
-        online.materialise(home, unknown)
+        publication.materialise(home, unknown)
     with pytest.raises(VersionError, match="no histories"):
         offline.read_histories(home, unknown)
     with pytest.raises(VersionError, match="not 12 hexadecimal digits"):
-        online.apply(home, "v2")
+        publication.apply(home, "v2")
     empty = Home.at(tmp_path / "empty")
     assert online.list_codebooks(empty) == []
     with pytest.raises(VersionError, match=f"{unknown} is not published in {empty.root}"):
@@ -266,7 +282,16 @@ def test_unpublished_codebook_is_refused(home, published, tmp_path):
     assert not empty.root.exists()  # asking makes nothing
 
 
-def test_interrupted_publication_is_not_published(tmp_path, interactions, monkeypatch):
+@pytest.mark.parametrize(
+    "step",
+    [
+        "features.online.FeatureWriter.write_item_rows",
+        "features.online.FeatureWriter.write_history_rows",
+        "features.updates.HistoryUpdater.update",
+        "feast.infra.registry.registry.Registry.apply_materialization",
+    ],
+)
+def test_interrupted_publication_is_not_published(tmp_path, interactions, monkeypatch, step):
     home = Home.at(tmp_path)
     codes = make_codes(CODEBOOK)
     offline.write(
@@ -275,17 +300,20 @@ def test_interrupted_publication_is_not_published(tmp_path, interactions, monkey
         offline.item_rows(ITEM_IDS, codes, CODEBOOK, PUBLISHED_AT),
         offline.history_rows(interactions, ITEM_IDS, codes, CODEBOOK, PUBLISHED_AT),
     )
-    with pytest.raises(VersionError, match="was not applied"):
-        online.materialise(home, CODEBOOK)
-    online.apply(home, CODEBOOK)
+    with pytest.raises(VersionError, match="is not applied"):
+        publication.materialise(home, CODEBOOK)
+    publication.apply(home, NEXT_CODEBOOK)
+    with pytest.raises(VersionError, match="is not applied"):
+        publication.materialise(home, CODEBOOK)
+    publication.apply(home, CODEBOOK)
     with monkeypatch.context() as patch:
-        patch.setattr("feast.FeatureStore.materialize", interrupt)
+        patch.setattr(step, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            online.materialise(home, CODEBOOK)
+            publication.materialise(home, CODEBOOK)
     with pytest.raises(VersionError, match="nothing is"):
         online.FeatureReader(home, CODEBOOK)
     assert not list(home.feast.glob("*.draft"))
-    online.materialise(home, CODEBOOK)
+    publication.materialise(home, CODEBOOK)
     assert online.FeatureReader(home, CODEBOOK).read_user("user 1") is not None
 
 
@@ -312,7 +340,7 @@ def test_unusable_store_is_one_clear_error(tmp_path, interactions):
     with pytest.raises(HymirecError, match="cannot be used: DatabaseError"):
         online.FeatureReader(home, CODEBOOK)
     with pytest.raises(HymirecError, match="cannot be used: DatabaseError"):
-        online.materialise(home, CODEBOOK)
+        publication.materialise(home, CODEBOOK)
     database.unlink()
     with pytest.raises(HymirecError, match="missing"):
         online.FeatureReader(home, CODEBOOK)
@@ -355,7 +383,7 @@ def test_damaged_offline_file_is_refused(tmp_path, interactions):
     path = offline.history_path(home, CODEBOOK)
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
     path.write_bytes(path.read_bytes()[:-50])
-    for read in (offline.read_histories, online.materialise):
+    for read in (offline.read_histories, publication.materialise):
         with pytest.raises(DataError, match=r"user_histories\.parquet: not a readable"):
             read(home, CODEBOOK)
     assert online.FeatureReader(home, CODEBOOK).read_user("user 1") is not None

@@ -1,5 +1,6 @@
 """Clicks in the log become history: in order of time, each once, however often they are brought."""
 
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features import offline, online, updates
+from features import offline, online, publication, updates
 from features.event_log import Event
 from features.updates import EventConsumer, with_clicks
 from hymirec.history import History
@@ -102,7 +103,7 @@ def test_any_order_and_any_number_of_tries_come_to_the_same():
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path, stores):
     home = Home.at(tmp_path).create()
     for codebook_id in (CODEBOOK, NEXT):
         publish(home, codebook_id)
@@ -123,8 +124,8 @@ def publish(home, codebook_id, items=ITEMS):
         offline.item_rows(items, codes, codebook_id, now),
         offline.history_rows(interactions, items, codes, codebook_id, now),
     )  # fmt: skip
-    online.apply(home, codebook_id)
-    online.materialise(home, codebook_id)
+    publication.apply(home, codebook_id)
+    publication.materialise(home, codebook_id)
 
 
 def row_of(home, user_id, codebook_id=CODEBOOK):
@@ -185,6 +186,47 @@ def test_a_codebook_that_comes_later_has_the_clicks_too(home):
     publish(home, third)
     assert row_of(home, "u1", third) == ["i1", "i4", "i2"]
     assert row_of(home, "newcomer", third) == ["i5"]
+
+
+def test_clicks_during_a_first_publication_are_in_it(home, monkeypatch):
+    """The consumer passes a codebook over that is not published yet, and notes the events."""
+    consumer = EventConsumer(home)
+    write, come = online.FeatureWriter.write_history_rows, [("u1", "i4"), ("newcomer", "i5")]
+
+    def write_and_click(writer, rows):
+        write(writer, rows)
+        if come and writer.codebook_id == third:
+            user, item = come.pop()
+            consumer.event_log.append([Event(user, user, item, "click", 150)])
+            threading.Thread(target=consumer.catch_up).start()
+
+    third = "aaaaaaaaaaaa"
+    WIDTHS[third] = 5
+    monkeypatch.setattr(online.FeatureWriter, "write_history_rows", write_and_click)
+    monkeypatch.setattr(publication, "_USERS_PER_WRITE", 1)
+    publish(home, third)
+    consumer.catch_up()
+    assert come == []
+    for codebook_id in (CODEBOOK, third):
+        assert row_of(home, "u1", codebook_id) == ["i1", "i4", "i2"]
+        assert row_of(home, "newcomer", codebook_id) == ["i5"]
+
+
+def test_a_row_never_loses_its_clicks_while_published_again(home, monkeypatch):
+    consumer = EventConsumer(home)
+    consumer.event_log.append(clicks(("i4", 150), user="u1"))
+    consumer.catch_up()
+    reader, seen = online.FeatureReader(home, CODEBOOK), []
+    write = online.FeatureWriter._write
+
+    def write_and_look(writer, view, rows):
+        write(writer, view, rows)
+        seen.append(list(reader.read_user("u1").history.item_ids))
+
+    monkeypatch.setattr(online.FeatureWriter, "_write", write_and_look)
+    publish(home, CODEBOOK)
+    assert len(seen) > 1
+    assert all(items == ["i1", "i4", "i2"] for items in seen)
 
 
 def test_replacing_a_history_keeps_its_other_fields():
