@@ -27,6 +27,8 @@ from hymirec.home import Home
 log = logging.getLogger(__name__)
 
 CONSUMER = "histories"
+PUBLICATIONS = "publications"
+"""Offset that counts publications, so that a consumer knows when to look for codebooks."""
 MAX_EVENTS = 5000
 """Of a row; older events are left to the log and the offline files."""
 EVENTS_PER_ROUND = 1000
@@ -140,7 +142,7 @@ class EventConsumer:
         self.home = home
         self.event_log = EventLog(home)
         self._updaters: dict[str, HistoryUpdater] = {}
-        self._taken_to = 0
+        self._publications = -1
         self._wake = threading.Event()
 
     def catch_up(self) -> int:
@@ -151,13 +153,10 @@ class EventConsumer:
                 position = self.event_log.offset(CONSUMER)
                 events = self.event_log.after(position, EVENTS_PER_ROUND)
                 users = sorted({one.event.user_id for one in events if one.event.kind == CLICK})
-                # A publication ends by setting the offset back: there is a codebook to look for.
-                if position < self._taken_to or not self._updaters:
-                    self._find_codebooks()
+                self._find_codebooks()
                 for updater in self._updaters.values():
                     updater.update(users)
-                self._taken_to = events[-1].position if events else position
-                self.event_log.advance(CONSUMER, self._taken_to)
+                self.event_log.advance(CONSUMER, events[-1].position if events else position)
             taken += len(events)
         return taken
 
@@ -170,12 +169,11 @@ class EventConsumer:
         while not stop.is_set():
             self._wake.clear()
             try:
-                if not self._updaters:  # opening the stores is slow: not while a click waits
-                    self._find_codebooks()
+                self._find_codebooks()  # opening the stores is slow: not while a click waits
                 self.catch_up()
             except HymirecError as error:
                 log.warning("events wait in the log: %s", error)
-                self._updaters = {}
+                self._publications = -1
                 stop.wait(interval)
             self._wake.wait(interval)
 
@@ -185,10 +183,12 @@ class EventConsumer:
         return time.time() - waiting[0].received_at if waiting else 0.0
 
     def _find_codebooks(self) -> None:
-        self._updaters = {
-            name: self._updaters.get(name) or HistoryUpdater(self.event_log, name)
-            for name in list_codebooks(self.home)
-        }
+        publications = self.event_log.offset(PUBLICATIONS)
+        if publications != self._publications:
+            self._updaters = {
+                name: HistoryUpdater(self.event_log, name) for name in list_codebooks(self.home)
+            }
+            self._publications = publications
 
 
 def _empty(codebook_id: str, code_bytes: int) -> History:

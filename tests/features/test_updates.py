@@ -232,3 +232,15 @@ def test_a_row_never_loses_its_clicks_while_published_again(home, monkeypatch):
 def test_replacing_a_history_keeps_its_other_fields():
     before = replace(history(("i1", 1)), written_at=77)
     assert with_clicks(before, clicks(("i2", 2)), CODES).written_at == 77
+
+
+def test_a_running_consumer_finds_a_codebook_that_is_published_later(home):
+    consumer = EventConsumer(home)
+    consumer.catch_up()
+    consumer._find_codebooks()  # as `run` does before anything has happened
+    third = "bbbbbbbbbbbb"
+    WIDTHS[third] = 4
+    publish(home, third)
+    consumer.event_log.append(clicks(("i4", 150), user="u1"))
+    consumer.catch_up()
+    assert row_of(home, "u1", third) == ["i1", "i4", "i2"]

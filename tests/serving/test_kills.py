@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import requests
 
-from features import offline, online
+from features import offline, online, publication
 from features.event_log import EventLog
 from features.updates import EventConsumer
 from hymirec.home import Home
@@ -46,8 +46,8 @@ def home(tmp_path):
         home, CODEBOOK, offline.item_rows(ITEMS, codes, CODEBOOK, now),
         offline.history_rows(published, ITEMS, codes, CODEBOOK, now),
     )  # fmt: skip
-    online.apply(home, CODEBOOK)
-    online.materialise(home, CODEBOOK)
+    publication.apply(home, CODEBOOK)
+    publication.materialise(home, CODEBOOK)
     return home
 
 
