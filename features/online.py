@@ -15,7 +15,7 @@ import logging
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from features.definitions import (
+    STATISTICS_VIEW,
     codebook_of_service,
     define,
     history_view_name,
@@ -46,6 +47,7 @@ from features.offline import (
     item_rows,
     packed_histories,
 )
+from features.statistics import ItemStatistics
 from hymirec.errors import DataError, HymirecError, VersionError
 from hymirec.history import History, unpack, unpack_code
 from hymirec.home import ENV_HOME, Home
@@ -55,6 +57,7 @@ _LOG = logging.getLogger(__name__)
 _CONFIG_FILE = Path(__file__).with_name("feature_store.yaml")
 _KEYS_PER_READ = 10_000
 """SQLite refuses a statement of some tens of thousands of keys."""
+_ROWS_PER_WRITE = 50_000
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,34 @@ class FeatureReader:
         blobs = self._read(item_view_name(self.codebook_id), CODE, ITEM_ID, item_ids)
         return {item_id: unpack_code(blob, self.codebook_id) for item_id, blob in blobs.items()}
 
+    def read_item_statistics(self, item_ids: Sequence[str]) -> dict[str, ItemStatistics]:
+        """Read statistics by item id; items without events are left out.
+
+        Raises:
+            VersionError: no statistics are published in this home.
+            HymirecError: the online store cannot be read.
+        """
+        names = [field.name for field in fields(ItemStatistics)]
+        asked = [f"{STATISTICS_VIEW}:{name}" for name in names]
+        found: dict[str, ItemStatistics] = {}
+        for start in range(0, len(item_ids), _KEYS_PER_READ):
+            part = [str(value) for value in item_ids[start : start + _KEYS_PER_READ]]
+            try:
+                with _naming_the_store(self.home):
+                    response = self._store.get_online_features(asked, {ITEM_ID: part})
+            except FeatureViewNotFoundException as error:
+                raise VersionError(
+                    f"no item statistics in {self.home.root}: an earlier version published it"
+                ) from error
+            columns = response.to_dict()
+            rows = zip(*(columns[name] for name in names), strict=True)
+            found.update(
+                (item_id, ItemStatistics(*row))
+                for item_id, row in zip(part, rows, strict=True)
+                if row[0] is not None
+            )
+        return found
+
     def _read(self, view: str, feature: str, key: str, ids: Sequence[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for start in range(0, len(ids), _KEYS_PER_READ):
@@ -247,6 +278,11 @@ class FeatureWriter:
         """Write items' rows; codes uint8 [N, bytes per item]. Raises as `write_histories`."""
         rows = item_rows(item_ids, codes, self.codebook_id, datetime.now(UTC))
         self._write(item_view_name(self.codebook_id), rows)
+
+    def write_item_statistics(self, statistics: pd.DataFrame) -> None:
+        """Write rows of `features.statistics.count_items`. Raises as `write_histories`."""
+        for start in range(0, len(statistics), _ROWS_PER_WRITE):
+            self._write(STATISTICS_VIEW, statistics[start : start + _ROWS_PER_WRITE])
 
     def _write(self, view: str, rows: pd.DataFrame) -> None:
         if len(rows):
