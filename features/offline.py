@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -197,6 +198,12 @@ def read_histories(
     return {user_id: unpack(blob, codebook_id) for user_id, blob in found}
 
 
+def read_user_ids(home: Home, codebook_id: str) -> list[str]:
+    """Read who has a published history. Raises as `read_histories`."""
+    path = history_path(home, codebook_id)
+    return [user for user, _ in _read_rows(path, USER_ID, NUM_EVENTS, None, "histories")]
+
+
 def read_item_codes(
     home: Home, codebook_id: str, item_ids: Collection[str] | None = None
 ) -> dict[str, NDArray[np.uint8]]:
@@ -208,7 +215,7 @@ def read_item_codes(
 
 def _read_rows(
     path: Path, key: str, value: str, wanted: Collection[str] | None, what: str
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, Any]]:
     """Give keys and values of a file, group of rows by group, so that one is held at a time."""
     try:
         with pq.ParquetFile(path) as file:

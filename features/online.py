@@ -112,7 +112,7 @@ def apply(home: Home, codebook_id: str) -> None:
         HymirecError: the registry or the online store cannot be written.
     """
     definitions = define(home, codebook_id)
-    with _publishing(home) as store:
+    with changing_registry(home) as store:
         store.apply([*definitions.entities, *definitions.views, definitions.service])
 
 
@@ -133,7 +133,7 @@ def materialise(home: Home, codebook_id: str) -> None:
     start = min(first for first, _ in spans) - margin
     end = max(last for _, last in spans) + margin
     views = [item_view_name(codebook_id), history_view_name(codebook_id)]
-    with _publishing(home) as store:
+    with changing_registry(home) as store:
         printed = io.StringIO()
         try:
             with contextlib.redirect_stdout(printed):
@@ -302,7 +302,7 @@ def _published(store: FeatureStore) -> list[str]:
 
 
 @contextlib.contextmanager
-def _publishing(home: Home) -> Iterator[FeatureStore]:
+def changing_registry(home: Home) -> Iterator[FeatureStore]:
     """Open a home's store to change it, one at a time; its registry is replaced at the end."""
     config = store_config(home)
     registry = Path(config.registry.path)

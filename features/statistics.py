@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,10 +47,6 @@ class ItemStatistics:
     first_seen: int
     last_seen: int
     counted_at: int
-
-    def to_json(self, now: datetime) -> dict[str, Any]:
-        """The same as JSON values, with the age in seconds at `now`."""
-        return {**vars(self), "age_seconds": now.timestamp() - self.counted_at}
 
 
 def count_items(

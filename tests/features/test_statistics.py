@@ -80,9 +80,8 @@ def test_statistics_are_read_as_they_were_counted(tmp_path):
     publish_statistics(home, INTERACTIONS, CODEBOOK)
     found = reader.read_item_statistics(["b", "never", "new", "a"])
     assert list(found) == ["b", "new", "a"]
-    then = found["a"].counted_at
-    assert found["a"] == ItemStatistics(3, 2, 5, 10, then)
-    assert found["new"].to_json(datetime.fromtimestamp(then + 60, UTC))["age_seconds"] == 60
+    assert found["a"] == ItemStatistics(3, 2, 5, 10, found["b"].counted_at)
+    assert abs(datetime.now(UTC).timestamp() - found["a"].counted_at) < 60
     # Counted again, with one click more.
     log.append([Event("6", "u1", "never", "click", 1)])
     publish_statistics(home, INTERACTIONS, CODEBOOK)

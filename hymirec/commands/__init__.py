@@ -1,0 +1,1 @@
+"""Groups of commands; like `hymirec.cli`, they reach up inside their commands."""
