@@ -1,7 +1,8 @@
-"""What Feast knows of one codebook: two views, and the service that names what a model reads.
+"""What Feast knows of one codebook: its views, and the service that names what a model reads.
 
-Codes mean nothing under another codebook, so the codebook's id is part of every name and a new
-codebook is published beside the old one (docs/adr/0001-feature-views-carry-the-codebook-id.md).
+Codes mean nothing under another codebook, so the codebook's id is part of the names of its two
+views and a new codebook is published beside the old one
+(docs/adr/0001-feature-views-carry-the-codebook-id.md). The view of item statistics is shared.
 Fields are generated from the schemas of the offline files.
 """
 
@@ -21,8 +22,10 @@ from features.offline import (
     EVENT_TIMESTAMP,
     HISTORY_SCHEMA,
     ITEM_SCHEMA,
+    STATISTICS_SCHEMA,
     history_path,
     item_path,
+    statistics_path,
 )
 from hymirec.errors import UsageError, VersionError
 from hymirec.home import Home
@@ -34,6 +37,7 @@ if __name__ == "definitions":
     raise UsageError("features are applied by `hymirec pipeline`, not by `feast apply`")
 
 _TYPES = {pa.string(): String, pa.binary(): Bytes, pa.int64(): Int64}
+STATISTICS_VIEW = "item_statistics"
 _SERVICE_PREFIX = "hymirec_"
 _CODEBOOK_ID = re.compile(r"[0-9a-f]{12}")
 
@@ -44,12 +48,18 @@ class Definitions(NamedTuple):
     entities: tuple[Entity, Entity]
     item_codes: FeatureView
     user_histories: FeatureView
+    item_statistics: FeatureView
     service: FeatureService
 
     @property
-    def views(self) -> tuple[FeatureView, FeatureView]:
-        """Both views, items first."""
+    def own_views(self) -> tuple[FeatureView, FeatureView]:
+        """The views that this codebook alone has, items first."""
         return self.item_codes, self.user_histories
+
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        """All views, those of its own first."""
+        return *self.own_views, self.item_statistics
 
 
 def item_view_name(codebook_id: str) -> str:
@@ -87,12 +97,13 @@ def define(home: Home, codebook_id: str) -> Definitions:
     user_histories = _view(
         history_view_name(codebook_id), user, HISTORY_SCHEMA, history_path(home, codebook_id)
     )
+    item_statistics = _view(STATISTICS_VIEW, item, STATISTICS_SCHEMA, statistics_path(home))
     service = FeatureService(
         name=service_name(codebook_id),
-        features=[item_codes, user_histories],
+        features=[item_codes, user_histories, item_statistics],
         description=f"What a model with codebook {codebook_id} reads",
     )
-    return Definitions((item, user), item_codes, user_histories, service)
+    return Definitions((item, user), item_codes, user_histories, item_statistics, service)
 
 
 def _view(name: str, entity: Entity, schema: pa.Schema, path: Path) -> FeatureView:

@@ -168,7 +168,12 @@ class EventLog:
 
     def clicks_of(self, user_ids: Sequence[str]) -> dict[str, list[Event]]:
         """All clicks of users, in order of time and, within a second, of arrival."""
-        found: dict[str, list[Event]] = {user_id: [] for user_id in user_ids}
+        found = self.logged_clicks_of(user_ids)
+        return {user_id: [one.event for one in clicks] for user_id, clicks in found.items()}
+
+    def logged_clicks_of(self, user_ids: Sequence[str]) -> dict[str, list[LoggedEvent]]:
+        """The same with their positions in the log."""
+        found: dict[str, list[LoggedEvent]] = {user_id: [] for user_id in user_ids}
         for start in range(0, len(user_ids), _IDS_PER_QUERY):
             part = user_ids[start : start + _IDS_PER_QUERY]
             query = (
@@ -177,7 +182,7 @@ class EventLog:
                 .order_by(_EVENTS.c.time, _EVENTS.c.position)
             )
             for logged in self._read(query):
-                found[logged.event.user_id].append(logged.event)
+                found[logged.event.user_id].append(logged)
         return found
 
     def users_who_clicked(self, item_ids: Sequence[str]) -> list[str]:

@@ -1,26 +1,29 @@
 """The offline side: rows of item codes and user histories, and the files they lie in.
 
-One directory per codebook holds two parquet files, which are the source of everything Feast
-serves and of every training set. Their schemas are written here once; Feast's fields are generated
-from them (`features.definitions`). Nothing here imports Feast.
+One directory per codebook holds two parquet files, which together with the item statistics beside
+them are the source of everything Feast serves and of every training set. Their schemas are written
+here once; Feast's fields are generated from them (`features.definitions`). Nothing here imports
+Feast.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hymirec.errors import DataError, VersionError
-from hymirec.history import History, pack, pack_codes, unpack
+from hymirec.history import History, pack, pack_codes, unpack, unpack_code
 from hymirec.home import Home
 from hymirec.inputs import build_histories, item_positions
 from hymirec.schema import ITEM_ID, USER_ID
@@ -30,9 +33,15 @@ HISTORY = "history"
 NUM_EVENTS = "num_events"
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED = "created"
+POPULARITY = "popularity"
+NUM_USERS = "num_users"
+FIRST_SEEN = "first_seen"
+LAST_SEEN = "last_seen"
+COUNTED_AT = "counted_at"
 
-_ROWS_PER_GROUP = 2000
-"""What has to be in memory at once when a file is read piece by piece: of long histories 70 MB."""
+ROWS_PER_GROUP = 1_000
+"""Of a file: what is read at once to find the row of one user."""
+
 
 _TIME = pa.timestamp("us", tz="UTC")
 ITEM_SCHEMA = pa.schema(
@@ -47,6 +56,18 @@ HISTORY_SCHEMA = pa.schema(
         (CREATED, _TIME),
     ]
 )
+STATISTICS_SCHEMA = pa.schema(
+    [
+        (ITEM_ID, pa.string()),
+        (POPULARITY, pa.int64()),
+        (NUM_USERS, pa.int64()),
+        (FIRST_SEEN, pa.int64()),
+        (LAST_SEEN, pa.int64()),
+        (COUNTED_AT, pa.int64()),
+        (EVENT_TIMESTAMP, _TIME),
+        (CREATED, _TIME),
+    ]
+)
 
 
 def item_path(home: Home, codebook_id: str) -> Path:
@@ -57,6 +78,11 @@ def item_path(home: Home, codebook_id: str) -> Path:
 def history_path(home: Home, codebook_id: str) -> Path:
     """Name the file of the user histories with a codebook's codes."""
     return home.feast / "offline" / codebook_id / "user_histories.parquet"
+
+
+def statistics_path(home: Home) -> Path:
+    """Name the file of item statistics; they are the same under every codebook."""
+    return home.feast / "offline" / "item_statistics.parquet"
 
 
 def item_rows(
@@ -148,22 +174,66 @@ def write(home: Home, codebook_id: str, items: pd.DataFrame, histories: pd.DataF
     _write_table(history_path(home, codebook_id), histories, HISTORY_SCHEMA)
 
 
-def read_histories(home: Home, codebook_id: str) -> dict[str, History]:
-    """Read all histories of a codebook by user id, in the order of the file.
+def write_statistics(home: Home, statistics: pd.DataFrame) -> None:
+    """Write the item statistics (`features.statistics`), whole or not at all. Raises as `write`."""
+    _write_table(statistics_path(home), statistics, STATISTICS_SCHEMA)
+
+
+def read_histories(
+    home: Home, codebook_id: str, user_ids: Collection[str] | None = None
+) -> dict[str, History]:
+    """Read published histories by user id, in the order of the file.
+
+    Args:
+        home: the home to read from.
+        codebook_id: the codebook of the codes.
+        user_ids: whose; everybody's where nobody is named. Users who are not in the file are left
+            out.
 
     Raises:
         VersionError: none were published with this codebook, or the file holds another's.
         DataError: the file is damaged.
     """
     path = history_path(home, codebook_id)
+    found = _read_rows(path, USER_ID, HISTORY, user_ids, f"histories of codebook {codebook_id}")
+    return {user_id: unpack(blob, codebook_id) for user_id, blob in found}
+
+
+def read_user_ids(home: Home, codebook_id: str) -> list[str]:
+    """Read who has a published history. Raises as `read_histories`."""
+    path = history_path(home, codebook_id)
+    return [user for user, _ in _read_rows(path, USER_ID, NUM_EVENTS, None, "histories")]
+
+
+def read_item_codes(
+    home: Home, codebook_id: str, item_ids: Collection[str] | None = None
+) -> dict[str, NDArray[np.uint8]]:
+    """Read published codes, uint8 [bytes per item], by item id. As `read_histories`."""
+    path = item_path(home, codebook_id)
+    found = _read_rows(path, ITEM_ID, CODE, item_ids, f"item codes of codebook {codebook_id}")
+    return {item_id: unpack_code(blob, codebook_id) for item_id, blob in found}
+
+
+def _read_rows(
+    path: Path, key: str, value: str, wanted: Collection[str] | None, what: str
+) -> Iterator[tuple[str, Any]]:
+    """Give keys and values of a file, group of rows by group, so that one is held at a time."""
     try:
-        table = pq.read_table(path, columns=[USER_ID, HISTORY])
+        with pq.ParquetFile(path) as file:
+            keys = None if wanted is None else pa.array(sorted(wanted), pa.string())
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, columns=[key])[key]
+                mask = None if keys is None else pc.is_in(ids, value_set=keys)
+                if mask is not None and not pc.any(mask).as_py():
+                    continue
+                values = file.read_row_group(group, columns=[value])[value]
+                if mask is not None:
+                    ids, values = ids.filter(mask), values.filter(mask)
+                yield from zip(ids.to_pylist(), values.to_pylist(), strict=True)
     except FileNotFoundError as error:
-        raise VersionError(f"no histories with codes of codebook {codebook_id}: {path}") from error
+        raise VersionError(f"no {what}: {path} is missing") from error
     except pa.ArrowException as error:
         raise DataError(f"{path}: not a readable parquet file: {error}") from error
-    pairs = zip(table[USER_ID].to_pylist(), table[HISTORY].to_pylist(), strict=True)
-    return {user_id: unpack(blob, codebook_id) for user_id, blob in pairs}
 
 
 def _write_table(path: Path, rows: pd.DataFrame, schema: pa.Schema) -> None:
@@ -175,7 +245,7 @@ def _write_table(path: Path, rows: pd.DataFrame, schema: pa.Schema) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP)
+        pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

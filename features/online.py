@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,8 +19,9 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from numpy.typing import NDArray
 
-from features.definitions import history_view_name, item_view_name
+from features.definitions import STATISTICS_VIEW, history_view_name, item_view_name
 from features.offline import CODE, HISTORY, item_rows, packed_histories
+from features.statistics import ItemStatistics
 from features.stores import (
     applied,
     naming_the_store,
@@ -37,6 +38,7 @@ from hymirec.schema import ITEM_ID, USER_ID
 
 _KEYS_PER_READ = 10_000
 """SQLite refuses a statement of some tens of thousands of keys."""
+_ROWS_PER_WRITE = 50_000
 _SECONDS_BETWEEN_LOOKS = 10
 """At the registry as Feast remembers it, which it does for some minutes."""
 
@@ -121,6 +123,34 @@ class FeatureReader:
         blobs = self._read(item_view_name(self.codebook_id), CODE, ITEM_ID, item_ids)
         return {item_id: unpack_code(blob, self.codebook_id) for item_id, blob in blobs.items()}
 
+    def read_item_statistics(self, item_ids: Sequence[str]) -> dict[str, ItemStatistics]:
+        """Read statistics by item id; items without events are left out.
+
+        Raises:
+            VersionError: no statistics are published in this home.
+            HymirecError: the online store cannot be read.
+        """
+        names = [field.name for field in fields(ItemStatistics)]
+        asked = [f"{STATISTICS_VIEW}:{name}" for name in names]
+        found: dict[str, ItemStatistics] = {}
+        for start in range(0, len(item_ids), _KEYS_PER_READ):
+            part = [str(value) for value in item_ids[start : start + _KEYS_PER_READ]]
+            try:
+                with naming_the_store(self.home):
+                    response = self._store.get_online_features(asked, {ITEM_ID: part})
+            except FeatureViewNotFoundException as error:
+                raise VersionError(
+                    f"no item statistics in {self.home.root}: an earlier version published it"
+                ) from error
+            columns = response.to_dict()
+            rows = zip(*(columns[name] for name in names), strict=True)
+            found.update(
+                (item_id, ItemStatistics(*row))
+                for item_id, row in zip(part, rows, strict=True)
+                if row[0] is not None
+            )
+        return found
+
     def _read(self, view: str, feature: str, key: str, ids: Sequence[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for start in range(0, len(ids), _KEYS_PER_READ):
@@ -184,6 +214,11 @@ class FeatureWriter:
     def write_item_rows(self, rows: pd.DataFrame) -> None:
         """Write rows of `offline.item_rows` as they are. Raises as `write_histories`."""
         self._write(item_view_name(self.codebook_id), rows)
+
+    def write_item_statistics(self, statistics: pd.DataFrame) -> None:
+        """Write rows of `features.statistics.count_items`. Raises as `write_histories`."""
+        for start in range(0, len(statistics), _ROWS_PER_WRITE):
+            self._write(STATISTICS_VIEW, statistics[start : start + _ROWS_PER_WRITE])
 
     def _write(self, view: str, rows: pd.DataFrame) -> None:
         if len(rows):

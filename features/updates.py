@@ -9,6 +9,7 @@ says, so that nothing is doubled, neither by a second try nor by data that alrea
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import Counter
@@ -35,7 +36,11 @@ EVENTS_PER_ROUND = 1000
 
 
 def with_clicks(
-    history: History, clicks: Sequence[Event], codes: Mapping[str, NDArray[np.uint8]]
+    history: History,
+    clicks: Sequence[Event],
+    codes: Mapping[str, NDArray[np.uint8]],
+    *,
+    keep_all: bool = False,
 ) -> History:
     """Add the clicks that a history does not hold yet, each where its time puts it.
 
@@ -44,13 +49,15 @@ def with_clicks(
         clicks: all clicks of the user that the log holds.
         codes: packed codes, uint8 [bytes per item], by item; a click on an item without one waits
             in the log.
+        keep_all: keep more than `MAX_EVENTS` events, for a history that is to be cut at a time.
 
     Returns:
         The history itself where there is nothing to add; at most `MAX_EVENTS` events, the latest.
     """
+    limit = sys.maxsize if keep_all else MAX_EVENTS
     held = Counter(zip(history.item_ids, history.times.tolist(), strict=True))
     # What a full row has dropped is no news.
-    oldest = history.times[0] if len(history) >= MAX_EVENTS else -np.inf
+    oldest = history.times[0] if len(history) >= limit else -np.inf
     new = []
     for click in clicks:
         key = (click.item_id, click.time)
@@ -63,7 +70,7 @@ def with_clicks(
     if not new:
         return history
     times = np.append(history.times, np.array([click.time for click in new], dtype=np.int64))
-    order = np.argsort(times, kind="stable")[-MAX_EVENTS:]
+    order = np.argsort(times, kind="stable")[-limit:]
     item_ids = [*history.item_ids, *(click.item_id for click in new)]
     all_codes = np.concatenate([history.codes, np.stack([codes[one.item_id] for one in new])])
     return replace(
@@ -121,7 +128,7 @@ class HistoryUpdater:
         codes = self._reader.read_item_codes(sorted(items))
         if not codes:
             return {}
-        empty = _empty(self.codebook_id, len(next(iter(codes.values()))))
+        empty = no_history(self.codebook_id, len(next(iter(codes.values()))))
         changed = {}
         for user_id, its_clicks in clicks.items():
             before = histories.get(user_id, empty)
@@ -191,7 +198,8 @@ class EventConsumer:
             self._publications = publications
 
 
-def _empty(codebook_id: str, code_bytes: int) -> History:
+def no_history(codebook_id: str, code_bytes: int) -> History:
+    """Make a history without events, as clicks are added to of a user nobody has met."""
     return History(
         [], np.zeros(0, dtype=np.int64), np.zeros((0, code_bytes), dtype=np.uint8), codebook_id
     )

@@ -19,7 +19,7 @@ from mlflow.types.schema import AnyType
 from features.definitions import service_name
 from flows.data import DataRef
 from flows.encode import read_codebook, read_items
-from flows.settings import MODEL_NAME
+from flows.settings import CODEBOOK_TAG, MODEL_NAME
 from flows.steps import StepResult, source_digest, step_digest
 from flows.tracking import REPOSITORY
 from flows.train import read_recommender, read_training_histories
@@ -104,7 +104,7 @@ def register_model(
         description=card,
         tags={
             PACKAGE_TAG: digest,
-            "codebook_id": book.id,
+            CODEBOOK_TAG: book.id,
             "data_digest": data.digest,
             "recipe": recipe.name,
             "feature_service": service_name(book.id),

@@ -8,6 +8,8 @@ from hymirec.home import ENV_HOME, Home
 
 MODEL_NAME = "hymirec"
 CHAMPION = "champion"
+CODEBOOK_TAG = "codebook_id"
+"""Of a model version: the codebook whose features it reads."""
 EXPERIMENT = "hymirec"
 
 

@@ -14,8 +14,9 @@ import torch
 
 from features.offline import read_histories
 from features.online import FeatureReader
+from features.training_sets import training_set
 from hymirec.home import Home
-from hymirec.inputs import assemble, index_history, number_items
+from hymirec.inputs import index_history, number_items
 from hymirec.package import RecommenderPackage
 
 
@@ -118,21 +119,53 @@ def test_prefect_keeps_the_flow_run_without_a_server(home, run):
 
 
 def test_offline_row_equals_online_row_in_tensors_and_scores(home, package):
+    """Users drawn at random, at random times of theirs and at the present."""
     codebook = package.info.codebook_id
-    offline = read_histories(home, codebook)
-    reader = FeatureReader(home, codebook)
+    rng = np.random.default_rng(0)
+    whole = read_histories(home, codebook)
+    users = rng.choice(list(whole), 30, replace=False).tolist()
+    times = [rng.integers(whole[user].times[0], whole[user].times[-1] + 1) for user in users]
+    asked = pd.DataFrame(
+        {
+            "user_id": users * 2,
+            "event_timestamp": pd.to_datetime([*times, *[2**32] * 30], unit="s", utc=True),
+        }
+    )
     index = number_items(package.items["item_id"].tolist())
-    for user in list(offline)[::17]:
+    offline = training_set(home, codebook, asked)
+    trained_on = offline.indexed(index)
+    reader = FeatureReader(home, codebook)
+    for row, (user, time) in enumerate(zip(users * 2, [*times, *[2**32] * 30], strict=True)):
         online = reader.read_user(user).history
-        assert online.item_ids == offline[user].item_ids
+        online = online[: int((online.times <= time).sum())]
+        assert online.item_ids == offline.history(row).item_ids
+        np.testing.assert_array_equal(online.codes, offline.history(row).codes)
         inputs = [
-            assemble([index_history(history, index)], max_history=1000, num_recent=20)
-            for history in (offline[user], online)
+            package.model.assemble([one]) for one in (trained_on[row], index_history(online, index))
         ]
         for name, tensor in inputs[0].items():
             assert torch.equal(tensor, inputs[1][name])
-        scores = [package.model.score(one) for one in inputs]
-        assert torch.equal(*scores)
+        with torch.no_grad():
+            assert torch.equal(*(package.model.score(one) for one in inputs))
+    assert offline.rows["num_events"][:30].nunique() > 5
+
+
+def test_the_commands_on_features_read_what_the_pipeline_made(home, package, hymirec):
+    codebook = package.info.codebook_id
+    listed = hymirec("features", "list", "--home", home.root, "--json")
+    (row,) = listed.json["codebooks"]
+    assert row["codebook_id"] == codebook
+    assert row["versions"] == [{"model": "hymirec", "version": 1, "aliases": ["champion"]}]
+    statistics = FeatureReader(home, codebook).read_item_statistics(package.items["item_id"])
+    counted = sum(one.popularity for one in statistics.values())
+    assert counted == sum(map(len, read_histories(home, codebook).values()))
+    shown = hymirec("features", "show", "--user", "u0003", "--home", home.root, "--json")
+    assert shown.json["codebooks"][0]["events"][-1]["title"]
+    compared = hymirec("features", "diff", "--home", home.root, "--json")
+    assert (compared.code, compared.json["codebooks"][0]["mismatch_rate"]) == (0, 0)
+    refused = hymirec("features", "drop", codebook, "--home", home.root)
+    assert refused.code == 2
+    assert refused.stderr.startswith(f"error: codebook {codebook} is needed by hymirec version 1")
 
 
 def test_codes_in_the_history_are_the_codes_of_the_items(home, package):
