@@ -20,7 +20,7 @@ from features.event_log import CLICK, EventLog
 from features.offline import HISTORY, history_path, item_path, packed_histories
 from features.online import FeatureWriter
 from features.stores import changing_registry, tidy_up
-from features.updates import EVENTS_PER_ROUND, PUBLICATIONS, HistoryUpdater
+from features.updates import EVENTS_PER_ROUND, HistoryUpdater, note_publication
 from hymirec.errors import DataError, VersionError
 from hymirec.history import unpack
 from hymirec.home import Home
@@ -96,7 +96,7 @@ def _write_histories(writer: FeatureWriter, event_log: EventLog, file: pq.Parque
             updater.update(sorted({one.event.user_id for one in events if one.event.kind == CLICK}))
             if len(events) < EVENTS_PER_ROUND:
                 # First: killed between the two, consumers have looked once for nothing.
-                event_log.advance(PUBLICATIONS, event_log.offset(PUBLICATIONS) + 1)
+                note_publication(event_log)
                 _note_as_online(writer)
                 return
         position = events[-1].position

@@ -198,6 +198,11 @@ class EventConsumer:
             self._publications = publications
 
 
+def note_publication(event_log: EventLog) -> None:
+    """Tell consumers, whoever holds the right to write, that other codebooks are published."""
+    event_log.advance(PUBLICATIONS, event_log.offset(PUBLICATIONS) + 1)
+
+
 def no_history(codebook_id: str, code_bytes: int) -> History:
     """Make a history without events, as clicks are added to of a user nobody has met."""
     return History(

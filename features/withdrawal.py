@@ -19,6 +19,7 @@ from features.event_log import EventLog
 from features.offline import item_path
 from features.online import list_codebooks
 from features.stores import changing_registry
+from features.updates import note_publication
 from hymirec.errors import UsageError, VersionError
 from hymirec.home import Home
 
@@ -44,8 +45,10 @@ def withdraw(home: Home, codebook_id: str) -> None:
     if codebook_id not in list_codebooks(home) and not files.exists():
         raise UsageError(f"codebook {codebook_id} is not published in {home.root}")
     # Whoever writes rows now would bring back what is being deleted.
-    with _writing(home), changing_registry(home) as store:
-        _forget(store, definitions)
+    with _writing(home) as event_log:
+        note_publication(event_log)
+        with changing_registry(home) as store:
+            _forget(store, definitions)
     with _writing(home), changing_registry(home) as store:
         store.provider.update_infra(
             project=store.project, tables_to_delete=list(definitions.own_views),
@@ -68,10 +71,10 @@ def _forget(store: FeatureStore, definitions: Definitions) -> None:
 
 
 @contextlib.contextmanager
-def _writing(home: Home) -> Iterator[None]:
+def _writing(home: Home) -> Iterator[EventLog]:
     event_log = EventLog(home)
     try:
         with event_log.writing():
-            yield
+            yield event_log
     finally:
         event_log.close()

@@ -103,7 +103,7 @@ def test_a_home_of_an_earlier_version_says_so(tmp_path, monkeypatch):
     home = Home.at(tmp_path).create()
     now = define(home, CODEBOOK)
     service = FeatureService(name=now.service.name, features=list(now.own_views))
-    monkeypatch.setattr(online, "define", lambda *_: now._replace(service=service))
+    monkeypatch.setattr(publication, "define", lambda *_: now._replace(service=service))
     monkeypatch.setattr(type(now), "views", type(now).own_views)
     publish(home)
     reader = online.FeatureReader(home, CODEBOOK)
