@@ -7,7 +7,7 @@ import os
 from hymirec.home import ENV_HOME, Home
 
 MODEL_NAME = "hymirec"
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 EXPERIMENT = "hymirec"
 
 

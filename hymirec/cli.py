@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from hymirec.commands import codebook, items
+from hymirec.commands.options import HomeOption, JsonOption, configured
 from hymirec.display import (
     err,
     out,
@@ -32,19 +34,15 @@ from hymirec.display import (
     show_table,
 )
 from hymirec.errors import HymirecError, InterruptedRunError, UsageError
-from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
+from hymirec.home import DEFAULT_HOME, Home
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Multi-interest recommendation from long histories: train, track, promote, serve.",
 )  # fmt: skip
+app.add_typer(items.app, name="items")
+app.add_typer(codebook.app, name="codebook")
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar=ENV_HOME, help="Directory that holds all state.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")
-]
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
 
@@ -160,7 +158,7 @@ def benchmark(
         raise UsageError("a benchmark is either on --data DIR or --quick")
     if data is not None and not data.is_dir():
         raise UsageError(f"{data} is not a folder")
-    place = _configured(home).create()
+    place = configured(home).create()
     if data is None:
         data, recipe, seeds = _built_in_world(place), "demo", 1
     from flows.benchmark import benchmark as flow
@@ -194,7 +192,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare logged runs: metrics with intervals, slices, curves, settings, lists side by side."""
-    place = _configured(home)
+    place = configured(home)
     from flows.compare import differences, read_runs, write_report
 
     found = read_runs(place, runs)
@@ -212,7 +210,7 @@ def compare(
 @app.command()
 def demo(home: HomeOption = DEFAULT_HOME) -> None:
     """Run everything on the built-in world and show what comes out."""
-    place = _configured(home).create()
+    place = configured(home).create()
     world = _built_in_world(place)
     result = _run_pipeline(home, world, "demo")
 
@@ -239,7 +237,7 @@ def serve(
     ] = (DEFAULT_PORT),
 ) -> None:
     """Serve the champion with MLflow's model server until interrupted."""
-    place = _configured(home)
+    place = configured(home)
     from flows.settings import CHAMPION, MODEL_NAME
     from serving.server import ModelServer, resolve_alias
 
@@ -304,7 +302,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port; 0: the tool's own.", min=0, max=65535)] = 0,
 ) -> None:
     """Open the web page of a tool on what this home holds, until interrupted."""
-    place = _configured(home)
+    place = configured(home)
     if not place.root.exists():
         raise UsageError(f"{place.root} does not exist: run `hymirec pipeline` first")
     import features
@@ -345,21 +343,13 @@ def _show_progress() -> None:
         logger.propagate = False
 
 
-def _configured(home: Path) -> Home:
-    from flows.settings import configure_tools
-
-    place = Home.at(home)
-    configure_tools(place)
-    return place
-
-
 def _run_pipeline(
     home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
     *, download: bool = False,
 ) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
-    place = _configured(home)
+    place = configured(home)
     from hymirec.recipes import get_recipe
 
     get_recipe(recipe)
