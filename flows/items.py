@@ -214,7 +214,7 @@ def _logged(home: Home, served: ServedVersion, result: Published) -> Published:
     """Keep a run of it in MLflow, without what a training's run has and takes time."""
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     run = client.create_run(
-        client.get_run(served.version.run_id).info.experiment_id,
+        client.get_run(str(served.version.run_id)).info.experiment_id,
         run_name="items",
         tags={
             "model_version": served.name,

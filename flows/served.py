@@ -79,7 +79,7 @@ def _with_parts(client: mlflow.MlflowClient, version: ModelVersion) -> ServedVer
     return ServedVersion(
         version,
         version.tags["codebook_id"],
-        _fetch(client, version.source.removeprefix("models:/"), "/artifacts/package"),
+        _fetch(client, str(version.source).removeprefix("models:/"), "/artifacts/package"),
         _fetch(client, version.tags[ENCODER_TAG]),
         _fetch(client, codebook),
         client.get_logged_model(codebook).params,

@@ -125,9 +125,9 @@ class RecommenderPackage:
             data_digest: of the data set it was trained on.
         """
         digests = [text_digest(text) for text in item_texts(items)]
-        table = items[[ITEM_ID, TITLE]].assign(
-            **{POPULARITY: counts[1:].numpy(), TEXT_DIGEST: digests}
-        )
+        table = items[[ITEM_ID, TITLE]].copy()
+        table[POPULARITY] = counts[1:].numpy()
+        table[TEXT_DIGEST] = digests
         columns = tuple(text_columns(items))
         return cls(
             model=model,
