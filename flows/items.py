@@ -30,6 +30,8 @@ from torch.nn.functional import cosine_similarity
 from features.event_log import EventLog
 from features.online import FeatureWriter
 from features.updates import HistoryUpdater
+from flows.embedding import Embed
+from flows.embedding import embed as embed_here
 from flows.served import ServedVersion, served_versions
 from hymirec.additions import (
     TEXT_DIGEST,
@@ -42,7 +44,6 @@ from hymirec.additions import (
 )
 from hymirec.codebook import Codebook, load_codebook
 from hymirec.errors import UsageError
-from hymirec.frozen import FrozenEncoder
 from hymirec.home import Home
 from hymirec.schema import ITEM_ID, TITLE
 from hymirec.texts import item_texts
@@ -81,8 +82,9 @@ class Published:
 
 
 def publish_items(
-    home: Home, table: pd.DataFrame, *, alias: str = "", alarm: float = DRIFT_ALARM
-) -> list[Published]:
+    home: Home, table: pd.DataFrame, *, alias: str = "", alarm: float = DRIFT_ALARM,
+    embed: Embed = embed_here,
+) -> list[Published]:  # fmt: skip
     """Publish what is new or changed in a table of items under every codebook that is served.
 
     A changed item keeps the vector of its own that training gave it. Events of it that histories
@@ -93,6 +95,7 @@ def publish_items(
         table: see `hymirec.datasets.items.load_items`.
         alias: only for the version of this alias.
         alarm: from how many times training's cosine error on drift is reported.
+        embed: reads the texts.
 
     Raises:
         UsageError: nothing is served, or an encoder is missing.
@@ -101,7 +104,7 @@ def publish_items(
     done = []
     with publishing(home):
         for served in served_versions(home, alias):
-            done.append(_publish(home, served, table, alarm))
+            done.append(_publish(home, served, table, alarm, embed))
     return done
 
 
@@ -114,7 +117,9 @@ def publishing(home: Home) -> Iterator[None]:
         yield
 
 
-def _publish(home: Home, served: ServedVersion, table: pd.DataFrame, alarm: float) -> Published:
+def _publish(
+    home: Home, served: ServedVersion, table: pd.DataFrame, alarm: float, embed: Embed
+) -> Published:
     started = time.monotonic()
     directory = home.catalogue / served.codebook_id
     known = known_digests(_known_items(served), read(publications(directory)))
@@ -134,8 +139,9 @@ def _publish(home: Home, served: ServedVersion, table: pd.DataFrame, alarm: floa
     if not rows:
         log.info("items: nothing new in %d items, codebook %s", len(table), served.codebook_id)
         return result
-    encoder = FrozenEncoder.load(served.encoder)
-    vectors = encoder.embed([texts[row] for row in rows], [places[row][0] for row in rows])
+    vectors = torch.from_numpy(
+        embed(served.encoder, [texts[row] for row in rows], [places[row][0] for row in rows])
+    )
     book = load_codebook(served.codebook / "codebook.safetensors")
     codes = book.encode(vectors)
     additions = Additions(

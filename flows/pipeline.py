@@ -23,8 +23,8 @@ from flows.card import CARD, model_card
 from flows.data import DataRef, ingest
 from flows.promote import promote
 from flows.publish import publish_features
-from flows.register import CODEBOOK_TAG, ENCODER_TAG, register_model
-from flows.settings import MODEL_NAME
+from flows.register import register_model
+from flows.settings import CODEBOOK_TAG, ENCODER_TAG, MODEL_NAME
 from flows.steps import StepResult, alone_in
 from flows.tracking import log_component, log_parameters, tracked_run
 from flows.validate import validate

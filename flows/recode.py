@@ -22,14 +22,12 @@ from flows.encode import read_codebook, read_codes, read_health
 from flows.promote import GATE_METRIC, judge
 from flows.publish import publish_codes
 from flows.register import (
-    CODEBOOK_TAG,
-    ENCODER_TAG,
     find_version,
     package_digest,
     register_package,
 )
 from flows.served import ServedVersion, served_versions
-from flows.settings import CHALLENGER, CHAMPION, MODEL_NAME
+from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, ENCODER_TAG, MODEL_NAME
 from flows.steps import StepResult, alone_in, run_step
 from flows.tracking import log_component, log_metrics, tracked_run
 from hymirec.additions import publications, read

@@ -41,8 +41,6 @@ REQUIREMENTS = (
 )  # fmt: skip
 
 PACKAGE_TAG = "package_digest"
-ENCODER_TAG, CODEBOOK_TAG = "encoder_model", "codebook_model"
-"""Ids of the logged models that a version's item vectors and codes were made with."""
 
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, USER_ID)]),

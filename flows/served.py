@@ -11,8 +11,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from flows.register import CODEBOOK_TAG, ENCODER_TAG
-from flows.settings import MODEL_NAME
+from flows.settings import CODEBOOK_TAG, ENCODER_TAG, MODEL_NAME
 from hymirec.errors import UsageError
 from hymirec.home import Home
 

@@ -9,6 +9,8 @@ from hymirec.home import ENV_HOME, Home
 MODEL_NAME = "hymirec"
 CHAMPION, CHALLENGER = "champion", "challenger"
 EXPERIMENT = "hymirec"
+ENCODER_TAG, CODEBOOK_TAG = "encoder_model", "codebook_model"
+"""Ids of the logged models that a version's item vectors and codes were made with."""
 
 
 def configure_tools(home: Home) -> None:

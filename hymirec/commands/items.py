@@ -32,9 +32,12 @@ def publish(
     from hymirec.datasets.items import load_items
 
     table = load_items(file)  # before all else: what is wrong here is said at once
-    from flows.items import publish_items
+    from flows.embedding import embedding_process
 
-    done = publish_items(place, table, alias=model, alarm=drift)
+    with embedding_process() as embed:
+        from flows.items import publish_items
+
+        done = publish_items(place, table, alias=model, alarm=drift, embed=embed)
     for one in done:
         what = f"{one.new} new, {one.changed} changed, {one.unchanged} unchanged items"
         error = (
