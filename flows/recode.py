@@ -106,7 +106,7 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
             CODEBOOK_TAG: log_component(run_id, step, served.codebook_params),
             "parent_version": served.name,
         }
-        digest = package_digest(step.digest + served.version.version)
+        digest = package_digest(f"{step.digest} {served.name}")
         card = (
             f"Version {served.version.version} with its codebook {served.codebook_id} refitted on "
             f"{len(item_ids)} items as {book.id}: {GATE_METRIC} {before[GATE_METRIC]:.4f} before, "

@@ -76,6 +76,29 @@ def by_id(answer):
     return {item["item_id"]: item for item in answer["recommendations"]}
 
 
+def test_what_cannot_be_done_is_one_line(copied, file, hymirec, tmp_path):
+    no_title = tmp_path / "no_title.csv"
+    no_title.write_text("item_id,name\n1,One\n")
+    twice = tmp_path / "twice.csv"
+    twice.write_text("item_id,title\n1,One\n1,Uno\n")
+    for arguments, message in (
+        (["items", "publish", no_title, "--home", copied.root], "no column 'title'"),
+        (["items", "publish", twice, "--home", copied.root], "line 3: item_id '1' a second time"),
+        (["items", "publish", file, "--home", tmp_path / "empty"], "run `hymirec pipeline` first"),
+        (["codebook", "update", "--home", tmp_path / "empty"], "run `hymirec pipeline` first"),
+        (
+            ["items", "publish", file, "--home", copied.root, "--model", "other"],
+            "no version of hymirec is 'other'",
+        ),
+    ):
+        done = hymirec(*arguments)
+        assert done.code == 2
+        assert "Traceback" not in done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        assert message in line
+    assert not (tmp_path / "empty").exists()
+
+
 def test_new_items_are_recommended_by_a_server_that_runs(published):
     (said,), before, after = published
     assert (said["new"], said["changed"], said["unchanged"], said["users"]) == (2, 1, 1, 1)
@@ -132,26 +155,3 @@ def test_both_codebooks_are_online_with_the_click_and_the_new_items(updated, cop
     rebuilt = package.model.codebook.decode(torch.from_numpy(np.stack(list(codes.values()))))
     vectors = package.model.item_vectors()[[301, 302]]
     assert torch.cosine_similarity(rebuilt, vectors).min() > 0.8
-
-
-def test_what_cannot_be_done_is_one_line(published, copied, file, hymirec, tmp_path):
-    no_title = tmp_path / "no_title.csv"
-    no_title.write_text("item_id,name\n1,One\n")
-    twice = tmp_path / "twice.csv"
-    twice.write_text("item_id,title\n1,One\n1,Uno\n")
-    for arguments, message in (
-        (["items", "publish", no_title, "--home", copied.root], "no column 'title'"),
-        (["items", "publish", twice, "--home", copied.root], "line 3: item_id '1' a second time"),
-        (["items", "publish", file, "--home", tmp_path / "empty"], "run `hymirec pipeline` first"),
-        (["codebook", "update", "--home", tmp_path / "empty"], "run `hymirec pipeline` first"),
-        (
-            ["items", "publish", file, "--home", copied.root, "--model", "other"],
-            "no version of hymirec is 'other'",
-        ),
-    ):
-        done = hymirec(*arguments)
-        assert done.code == 2
-        assert "Traceback" not in done.stderr
-        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-        assert message in line
-    assert not (tmp_path / "empty").exists()
