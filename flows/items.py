@@ -101,11 +101,9 @@ def publish_items(
         UsageError: nothing is served, or an encoder is missing.
         HymirecError: a store cannot be written.
     """
-    done = []
+    versions = served_versions(home, alias)
     with publishing(home):
-        for served in served_versions(home, alias):
-            done.append(_publish(home, served, table, alarm, embed))
-    return done
+        return [_publish(home, served, table, alarm, embed) for served in versions]
 
 
 @contextmanager

@@ -48,7 +48,8 @@ def served_versions(home: Home, alias: str = "") -> list[ServedVersion]:
     Raises:
         UsageError: there is none, or it was registered before its parts were linked to it.
     """
-    nothing = f"no version of {MODEL_NAME} is {alias or 'served'!r} in {home.root}"
+    called = repr(alias) if alias else "served"
+    nothing = f"no version of {MODEL_NAME} is {called} in {home.root}"
     if not (home.mlflow / "mlflow.db").exists():  # a client would create it
         raise UsageError(f"{nothing}: run `hymirec pipeline` first")
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
