@@ -24,7 +24,7 @@ from flows.data import DataRef, ingest
 from flows.promote import promote
 from flows.publish import publish_features
 from flows.register import register_model
-from flows.settings import MODEL_NAME
+from flows.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
 from flows.steps import StepResult, alone_in
 from flows.tracking import log_component, log_parameters, tracked_run
 from flows.validate import validate
@@ -123,9 +123,13 @@ def pipeline(
         report = validate_task(place, ref, run_id)
         flat = settings.flat()
         encoder: StepResult = encoder_task(place, ref, settings, run_id)
-        log_component(run_id, encoder, _of(flat, "encoder.", "first_stage.", "first_training."))
+        parts = {
+            ENCODER_MODEL_TAG: log_component(
+                run_id, encoder, _of(flat, "encoder.", "first_stage.", "first_training.")
+            )
+        }
         codebook: StepResult = codebook_task(place, encoder, settings, run_id)
-        log_component(run_id, codebook, _of(flat, "codebook."))
+        parts[CODEBOOK_MODEL_TAG] = log_component(run_id, codebook, _of(flat, "codebook."))
         publish_task(place, ref, codebook)
         recommender: StepResult = train_task(place, ref, encoder, codebook, settings, run_id)
         evaluation: StepResult = evaluate_task(place, ref, codebook, recommender, run_id)
@@ -136,7 +140,9 @@ def pipeline(
             results["metrics"], results["popularity"], encode.read_health(codebook),
         )  # fmt: skip
         mlflow.log_text(card, CARD)
-        version = register_task(place, ref, codebook, recommender, evaluation, settings, card)
+        version = register_task(
+            place, ref, codebook, recommender, evaluation, settings, card, parts
+        )
         promoted = promote_task(version, results["metrics"], results["popularity"])
         mlflow.set_tag("model_version", f"{MODEL_NAME}/{version.version}")
     steps = (encoder, codebook, recommender, evaluation)

@@ -22,7 +22,25 @@ GATE_TAG = "gate"
 def promote(
     version: ModelVersion, metrics: Mapping[str, float], popularity: Mapping[str, float]
 ) -> bool:
-    """Move the alias `champion` to a version that beats popularity.
+    """Move the alias `champion` to a version that passes the gate.
+
+    Arguments and tags as `judge`.
+
+    Returns:
+        Whether the alias points at the version now.
+    """
+    passed = judge(version, metrics, popularity)
+    if passed:
+        client = mlflow.MlflowClient()
+        client.set_registered_model_alias(MODEL_NAME, CHAMPION, version.version)
+        log.info("promote: version %s is %s", version.version, CHAMPION)
+    return passed
+
+
+def judge(
+    version: ModelVersion, metrics: Mapping[str, float], popularity: Mapping[str, float]
+) -> bool:
+    """Say whether a version beats popularity; no alias moves.
 
     Args:
         version: the candidate.
@@ -30,7 +48,7 @@ def promote(
         popularity: those of the most popular items on the same cases.
 
     Returns:
-        Whether the alias points at the version now; the version's tag `gate` says why.
+        Whether it passed; the version's tag `gate` says why.
     """
     name = metric_name(GATE_METRIC)
     reached, floor = metrics[GATE_METRIC], popularity[GATE_METRIC]
@@ -52,8 +70,7 @@ def promote(
         MODEL_NAME, version.version, GATE_TAG, f"{'passed' if passed else 'refused'}: {reason}"
     )
     if passed:
-        client.set_registered_model_alias(MODEL_NAME, CHAMPION, version.version)
-        log.info("promote: version %s is %s: %s", version.version, CHAMPION, reason)
+        log.info("gate: version %s passes: %s", version.version, reason)
     else:
-        log.warning("promote: version %s is refused: %s", version.version, reason)
+        log.warning("gate: version %s is refused: %s", version.version, reason)
     return passed

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from features import offline, publication
 from features.event_log import EventLog
@@ -14,6 +17,7 @@ from features.statistics import count_items, logged_clicks
 from flows.data import DataRef
 from flows.encode import read_codebook, read_codes
 from flows.steps import StepResult
+from hymirec.additions import publications, read
 from hymirec.home import Home
 from hymirec.schema import ITEM_ID
 
@@ -25,21 +29,50 @@ def publish_features(home: Home, data: DataRef, codebook: StepResult) -> None:
 
     Doing it again changes nothing; a step that was cut short is made whole.
     """
-    book = read_codebook(codebook)
-    codes = read_codes(codebook)
     dataset = data.read()
-    item_ids = dataset.items[ITEM_ID].tolist()
+    publish_codes(
+        home, dataset.interactions, dataset.items[ITEM_ID].tolist(), read_codes(codebook),
+        read_codebook(codebook).id,
+    )  # fmt: skip
+
+
+def publish_codes(
+    home: Home, interactions: pd.DataFrame, item_ids: Sequence[str], codes: NDArray[np.uint8],
+    codebook_id: str,
+) -> None:  # fmt: skip
+    """Publish the codes of items, and histories with them; what came since is brought in again.
+
+    Args:
+        home: where to.
+        interactions: canonical interactions.
+        item_ids: N ids, those of the interactions among them.
+        codes: uint8 [N, bytes per item].
+        codebook_id: the codebook they are of.
+    """
     now = datetime.now(UTC)
-    items = offline.item_rows(item_ids, codes, book.id, now)
-    histories = offline.history_rows(dataset.interactions, item_ids, codes, book.id, now)
-    offline.write(home, book.id, items, histories)
-    publication.apply(home, book.id)
-    publication.materialise(home, book.id)
-    publish_statistics(home, dataset.interactions, book.id)
+    item_ids, codes = _with_publications(home, item_ids, codes, codebook_id)
+    items = offline.item_rows(item_ids, codes, codebook_id, now)
+    histories = offline.history_rows(interactions, item_ids, codes, codebook_id, now)
+    offline.write(home, codebook_id, items, histories)
+    publication.apply(home, codebook_id)
+    publication.materialise(home, codebook_id)
+    publish_statistics(home, interactions, codebook_id)
     log.info(
         "publish: %d items and %d histories online, codebook %s",
-        len(items), len(histories), book.id,
+        len(items), len(histories), codebook_id,
     )  # fmt: skip
+
+
+def _with_publications(
+    home: Home, item_ids: Sequence[str], codes: NDArray[np.uint8], codebook_id: str
+) -> tuple[list[str], NDArray[np.uint8]]:
+    """Items and codes with those of items that were published since, which win."""
+    additions = read(publications(home.catalogue / codebook_id))
+    if additions is None:
+        return list(item_ids), codes
+    by_id = dict(zip(item_ids, codes, strict=True))
+    by_id |= zip(additions.item_ids, additions.codes, strict=True)
+    return list(by_id), np.stack(list(by_id.values()))
 
 
 def publish_statistics(home: Home, interactions: pd.DataFrame, codebook_id: str) -> None:

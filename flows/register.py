@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -61,18 +62,16 @@ def register_model(
     evaluation: StepResult,
     recipe: Recipe,
     card: str,
+    parts: Mapping[str, str],
 ) -> ModelVersion:
     """Log the recommender as an MLflow model in the active run and register it.
 
-    A version that came of the very same evaluation and code is taken as it is.
+    A version that came of the very same evaluation and code is taken as it is. `parts` are the
+    logged models it was made with, as tags: `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
     """
-    client = mlflow.MlflowClient()
-    shipped = source_digest(MODEL_CODE, *(REPOSITORY / name for name in SHIPPED_PACKAGES))
-    digest = step_digest("register", {"evaluation": evaluation.digest, "code": shipped})
-    for known in client.search_model_versions(f"name = '{MODEL_NAME}'"):
-        if known.tags.get(PACKAGE_TAG) == digest:
-            log.info("register: this is version %s already", known.version)
-            return known
+    digest = package_digest(evaluation.digest)
+    if known := find_version(digest):
+        return known
     book = read_codebook(codebook)
     items = read_items(data)
     users, histories = read_training_histories(home, data, book.id)
@@ -83,6 +82,39 @@ def register_model(
         recipe=recipe.name,
         data_digest=data.digest,
     )
+    return register_package(package, users[:1], digest, card, parts)
+
+
+def package_digest(made_of: str) -> str:
+    """Digest of what a version is made of and of the code that travels with it."""
+    shipped = source_digest(MODEL_CODE, *(REPOSITORY / name for name in SHIPPED_PACKAGES))
+    return step_digest("register", {"evaluation": made_of, "code": shipped})
+
+
+def find_version(digest: str) -> ModelVersion | None:
+    """The version of a package digest, if there is one."""
+    for known in mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'"):
+        if known.tags.get(PACKAGE_TAG) == digest:
+            log.info("register: this is version %s already", known.version)
+            return known
+    return None
+
+
+def register_package(
+    package: RecommenderPackage, users: list[str], digest: str, card: str,
+    parts: Mapping[str, str],
+) -> ModelVersion:  # fmt: skip
+    """Log a package as an MLflow model in the active run and register it.
+
+    Args:
+        package: what is to be served; the features of its codebook are published.
+        users: for the example of a request.
+        digest: see `package_digest`.
+        card: the version's description.
+        parts: further tags.
+    """
+    info = package.info
+    client = mlflow.MlflowClient()
     with tempfile.TemporaryDirectory() as directory:
         package.save(Path(directory) / "package")
         logged = mlflow.pyfunc.log_model(
@@ -91,7 +123,7 @@ def register_model(
             artifacts={"package": str(Path(directory) / "package")},
             code_paths=[str(REPOSITORY / name) for name in SHIPPED_PACKAGES],
             signature=SIGNATURE,
-            input_example=(pd.DataFrame({USER_ID: users[:1]}), {"k": 10}),
+            input_example=(pd.DataFrame({USER_ID: users}), {"k": 10}),
             pip_requirements=[f"{name}=={_public_version(name)}" for name in REQUIREMENTS],
         )
     with contextlib.suppress(MlflowException):  # it exists from the second version on
@@ -104,10 +136,11 @@ def register_model(
         description=card,
         tags={
             PACKAGE_TAG: digest,
-            CODEBOOK_TAG: book.id,
-            "data_digest": data.digest,
-            "recipe": recipe.name,
-            "feature_service": service_name(book.id),
+            CODEBOOK_TAG: info.codebook_id,
+            "data_digest": info.data_digest,
+            "recipe": info.recipe,
+            "feature_service": service_name(info.codebook_id),
+            **parts,
         },
     )
     log.info("register: version %s of %s", registered.version, MODEL_NAME)

@@ -7,10 +7,12 @@ import os
 from hymirec.home import ENV_HOME, Home
 
 MODEL_NAME = "hymirec"
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 CODEBOOK_TAG = "codebook_id"
 """Of a model version: the codebook whose features it reads."""
 EXPERIMENT = "hymirec"
+ENCODER_MODEL_TAG, CODEBOOK_MODEL_TAG = "encoder_model", "codebook_model"
+"""Ids of the logged models that a version's item vectors and codes were made with."""
 
 
 def configure_tools(home: Home) -> None:

@@ -63,8 +63,8 @@ def _output(command: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def log_component(run_id: str, done: StepResult, parameters: Mapping[str, Any]) -> None:
-    """Log what a step made as a model of its own, linked to the run.
+def log_component(run_id: str, done: StepResult, parameters: Mapping[str, Any]) -> str:
+    """Log what a step made as a model of its own, linked to the run; its id.
 
     A run that takes a step as it is links the same content again; the `digest` tells.
     """
@@ -79,6 +79,7 @@ def log_component(run_id: str, done: StepResult, parameters: Mapping[str, Any]) 
     )
     client.log_model_artifacts(model.model_id, str(done.directory))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return model.model_id
 
 
 def metric_name(name: str) -> str:

@@ -31,7 +31,6 @@ from hymirec.encoder import (
     EncoderConfig,
     ItemTower,
     count_tokens,
-    item_texts,
     length_batches,
     make_tokenizer,
     text_lengths,
@@ -39,6 +38,7 @@ from hymirec.encoder import (
 )
 from hymirec.errors import HymirecError
 from hymirec.processes import on_main
+from hymirec.texts import item_texts
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import events as event_commands
-from hymirec.commands import features as feature_commands
+from hymirec.commands import codebook, events, items
+from hymirec.commands import features as feature_store
 from hymirec.commands.options import DEFAULT_HOME, HomeOption, JsonOption, configured
 from hymirec.display import (
     err,
@@ -41,8 +41,10 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Multi-interest recommendation from long histories: train, track, promote, serve.",
 )  # fmt: skip
-app.add_typer(event_commands.app, name="events")
-app.add_typer(feature_commands.app, name="features")
+app.add_typer(events.app, name="events")
+app.add_typer(items.app, name="items")
+app.add_typer(codebook.app, name="codebook")
+app.add_typer(feature_store.app, name="features")
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055

@@ -11,12 +11,10 @@ N items, T tokens, H hidden width, D width of an item embedding.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
@@ -37,9 +35,7 @@ from hymirec.models.pretrained import (
     without_adapters,
 )
 from hymirec.models.towers import START_SIZE, Tower
-from hymirec.schema import ITEM_ID, PADDING_INDEX, SOURCE_ROW, TITLE
-
-log = logging.getLogger(__name__)
+from hymirec.schema import PADDING_INDEX
 
 PAD_TOKEN, UNKNOWN_TOKEN, ITEM_TOKEN = "[PAD]", "[UNK]", "[ITEM]"
 _SPECIAL_TOKENS = (PAD_TOKEN, UNKNOWN_TOKEN, ITEM_TOKEN)
@@ -48,46 +44,6 @@ PADDING_TOKEN = -1
 """Where a row of token ids has ended. No vocabulary holds it; a text may hold any token it does."""
 TOKENS_PER_BATCH = 16_384
 """Of texts read together without gradients, padding counted."""
-
-
-def item_texts(items: pd.DataFrame) -> list[str]:
-    """What the encoder reads of each row of a canonical items table.
-
-    The title comes first, then every further column of text, in the table's order. An item
-    without any reads "Title:  Content:"; how many there are is logged.
-    """
-    titles, content = _titles_and_content(items)
-    empty = (titles + content).str.strip() == ""
-    if empty.any():
-        log.warning(
-            "items: %d of %d have no text, %r for one: to the encoder they are all the same",
-            empty.sum(), len(items), items[ITEM_ID][empty].iloc[0],
-        )  # fmt: skip
-    return ("Title: " + titles + " Content:" + content).tolist()
-
-
-def plain_texts(items: pd.DataFrame) -> list[str]:
-    """The same without the words that say which part is which: title, then content."""
-    titles, content = _titles_and_content(items)
-    return (titles + content).str.strip().tolist()
-
-
-def text_columns(items: pd.DataFrame) -> list[str]:
-    """The columns of text beside id and title, in the table's order."""
-    known = (ITEM_ID, TITLE, SOURCE_ROW)
-    return [name for name in items.columns if name not in known and _is_text(items[name])]
-
-
-def _titles_and_content(items: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    titles = items[TITLE].fillna("").astype(str)
-    content = pd.Series("", index=items.index)
-    for column in text_columns(items):
-        content = content + " " + items[column].fillna("").astype(str)
-    return titles, content
-
-
-def _is_text(column: pd.Series) -> bool:
-    return pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty")
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -358,19 +314,40 @@ class ItemTower(Tower):
             hidden = self.encoder(self.tokens[items[fresh]])
             text = text.index_copy(0, fresh, hidden)
             self.last_read[items[fresh]] = hidden.detach()
-        by_text = self.project(text)
-        if self.free is None:
-            return normalize(by_text, dim=1), by_text.new_zeros(())
-        by_text = normalize(by_text, dim=1)
-        # Of a hundred events, a text that counts as ten says a tenth.
-        trust = self.settings.text_events / (self.settings.text_events + self.occurrences[items])
-        own = normalize(self.free(items), dim=1)
-        vectors = normalize(own + trust[:, None] * (by_text - own), dim=1)
-        if not self.training:
+        by_text = normalize(self.project(text), dim=1)
+        vectors = self._with_own(by_text, items)
+        if self.free is None or not self.training:
             return vectors, by_text.new_zeros(())
         alone = by_text[fresh]
         logits = alone @ vectors.detach().T / self.settings.text_temperature
         return vectors, self.settings.text_weight * cross_entropy(logits, fresh)
+
+    def _with_own(self, by_text: Tensor, items: Tensor) -> Tensor:
+        """What texts say [n, D] together with items' own vectors; padding has none: text alone."""
+        if self.free is None:
+            return by_text
+        # Of a hundred events, a text that counts as ten says a tenth.
+        trust = self.settings.text_events / (self.settings.text_events + self.occurrences[items])
+        own = normalize(self.free(items), dim=1)
+        mixed = normalize(own + trust[:, None] * (by_text - own), dim=1)
+        return torch.where((items == PADDING_INDEX)[:, None], by_text, mixed)
+
+    @torch.no_grad()
+    def embed(self, tokens: Tensor, items: Tensor) -> Tensor:
+        """Unit vectors [n, D] of texts that need not be the catalogue's.
+
+        Args:
+            tokens: int64 [n, T], as in the constructor.
+            items: int64 [n], the item whose own vector goes with a text, 0 for a text alone.
+        """
+        training = self.training
+        self.eval()
+        hidden = self.last_read.new_empty(len(tokens), self.encoder.hidden_width)
+        for rows in length_batches(tokens):
+            hidden[rows] = self.encoder(tokens[rows])
+        vectors = self._with_own(normalize(self.project(hidden), dim=1), items)
+        self.train(training)
+        return vectors
 
     @torch.no_grad()
     def embeddings(self) -> Tensor:

@@ -45,6 +45,7 @@ class Home:
             self.reports,
             self.feast,
             self.events,
+            self.catalogue,
             self.mlflow,
             self.prefect,
         ):
@@ -78,6 +79,11 @@ class Home:
     def events(self) -> Path:
         """The event log."""
         return self.root / "events"
+
+    @property
+    def catalogue(self) -> Path:
+        """Items published since training, one directory per codebook (`hymirec.additions`)."""
+        return self.root / "catalogue"
 
     @property
     def mlflow(self) -> Path:

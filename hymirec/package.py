@@ -1,9 +1,9 @@
 """A trained recommender with all it needs to answer: what is registered and served.
 
     recommender/   settings.json, weights.safetensors (item embeddings and codebook among them)
-    items.parquet  item_id, title, popularity, in the order of item indices
+    items.parquet  item_id, title, popularity, text_digest, in the order of item indices
     index.faiss    the items by embedding
-    package.json   what belongs together: codebook id, recipe, data digest
+    package.json   what belongs together: codebook id, recipe, data digest, columns of text
 
 Nothing in it is pickled.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,12 +23,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hymirec.errors import VersionError
+from hymirec.additions import TEXT_DIGEST, Additions, text_digest
+from hymirec.codebook import Codebook
+from hymirec.errors import DataError, VersionError
 from hymirec.history import History
 from hymirec.inputs import index_history, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.retrieval import ItemIndex
 from hymirec.schema import ITEM_ID, TITLE
+from hymirec.texts import item_texts, text_columns
 
 POPULARITY = "popularity"
 NUM_REASONS = 3
@@ -70,11 +73,16 @@ class PackageInfo:
     codebook_id: str
     recipe: str
     data_digest: str
+    text_columns: tuple[str, ...] = ()
+    """Of the items table, beside the title: what the encoder reads, in this order."""
 
 
 @dataclass(frozen=True)
 class RecommenderPackage:
-    """Recommends to users given as histories; safe to call from several threads."""
+    """Recommends to users given as histories; safe to call from several threads.
+
+    It never changes: `extended` gives another one, with more items.
+    """
 
     model: HyMiRec
     items: pd.DataFrame
@@ -111,17 +119,69 @@ class RecommenderPackage:
 
         Args:
             model: the recommender.
-            items: item_id and title, in the order of item indices.
+            items: the canonical items table, in the order of item indices.
             counts: int64 [N + 1], training events of each item index.
             recipe: name of the recipe.
             data_digest: of the data set it was trained on.
         """
-        table = items[[ITEM_ID, TITLE]].assign(**{POPULARITY: counts[1:].numpy()})
+        digests = [text_digest(text) for text in item_texts(items)]
+        table = items[[ITEM_ID, TITLE]].copy()
+        table[POPULARITY] = counts[1:].numpy()
+        table[TEXT_DIGEST] = digests
+        columns = tuple(text_columns(items))
         return cls(
             model=model,
             items=table.reset_index(drop=True),
             index=ItemIndex.build(model.item_vectors().numpy()),
-            info=PackageInfo(model.codebook.id, recipe, data_digest),
+            info=PackageInfo(model.codebook.id, recipe, data_digest, columns),
+        )
+
+    def extended(self, additions: Additions) -> RecommenderPackage:
+        """A package that has these items too, or in their new state; this one stays as it is.
+
+        New items follow the others in the order they come in, with popularity 0.
+
+        Raises:
+            DataError: their vectors are of another width.
+        """
+        vectors = torch.from_numpy(np.array(additions.vectors, dtype=np.float32))
+        items = self.model.item_vectors()
+        if vectors.shape[1] != items.shape[1]:
+            raise DataError(
+                f"published items are {vectors.shape[1]} wide, this model's {items.shape[1]}"
+            )
+        places = [self._item_index.get(item, 0) for item in additions.item_ids]
+        new = [row for row, place in enumerate(places) if not place]
+        changed = [row for row, place in enumerate(places) if place]
+        rows = pd.DataFrame(
+            {
+                ITEM_ID: additions.item_ids,
+                TITLE: additions.titles,
+                POPULARITY: 0,
+                TEXT_DIGEST: additions.digests,
+            }
+        )
+        table = pd.concat([self.items, rows.iloc[new]], ignore_index=True)
+        old_places = [places[row] for row in changed]
+        for column in (TITLE, TEXT_DIGEST):
+            values = table[column].astype(object).to_numpy(copy=True)
+            values[[place - 1 for place in old_places]] = rows[column].to_numpy()[changed]
+            table[column] = values
+        items = torch.cat([items, vectors[new]])
+        items[old_places] = vectors[changed]
+        return replace(
+            self,
+            model=self.model.with_catalogue(items, self.model.codebook),
+            items=table,
+            index=ItemIndex.build(items.numpy()),
+        )
+
+    def recoded(self, codebook: Codebook) -> RecommenderPackage:
+        """The same recommender reading histories with the codes of another codebook."""
+        return replace(
+            self,
+            model=self.model.with_catalogue(self.model.item_vectors(), codebook),
+            info=replace(self.info, codebook_id=codebook.id),
         )
 
     @torch.no_grad()
@@ -190,7 +250,7 @@ class RecommenderPackage:
             model=HyMiRec.load(directory / "recommender"),
             items=pd.read_parquet(directory / "items.parquet"),
             index=ItemIndex(faiss.read_index(str(directory / "index.faiss"))),
-            info=PackageInfo(**json.loads((directory / "package.json").read_text())),
+            info=_read_info(directory / "package.json"),
         )
 
     def _named(self, item: int) -> NamedItem:
@@ -204,3 +264,8 @@ class RecommenderPackage:
         cosine = self.model.item_vectors()[distinct].numpy() @ interest
         best = (-cosine).argsort(kind="stable")[:NUM_REASONS]
         return tuple(self._named(item) for item in distinct[best].tolist())
+
+
+def _read_info(path: Path) -> PackageInfo:
+    values = json.loads(path.read_text())
+    return PackageInfo(**values | {"text_columns": tuple(values.get("text_columns", ()))})

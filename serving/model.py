@@ -6,9 +6,13 @@ model server's process, which finds its home in HYMIREC_HOME.
 
 from __future__ import annotations
 
+import logging
 import os
+import time
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -19,19 +23,29 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 from mlflow.pyfunc import PythonModel
 
 from features.online import FeatureReader
+from hymirec.additions import publications, read
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
 from hymirec.package import RecommenderPackage
 from hymirec.schema import USER_ID
 
+log = logging.getLogger(__name__)
+
 MAX_K = 1000
 ENV_MAX_AGE = "HYMIREC_MAX_FEATURE_AGE"
 DEFAULT_MAX_AGE = 7 * 86_400.0
 """Seconds since a user's row was written, past which an answer is marked as degraded."""
+SECONDS_BETWEEN_LOOKS = 1.0
+"""For items published since."""
 
 
 class HyMiRecModel(PythonModel):
-    """Answers requests for one registered version; `predict` may run in several threads."""
+    """Answers requests for one registered version; `predict` may run in several threads.
+
+    Items published since it was registered are taken in as it is loaded and while it runs: a
+    thread makes a package that has them, which then takes the place of the one before. A request
+    reads one package from its beginning to its end.
+    """
 
     def load_context(self, context: Any) -> None:
         """Load the package and check that its codebook's features are online."""
@@ -41,6 +55,27 @@ class HyMiRecModel(PythonModel):
         home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
         self.features = FeatureReader(home, self.package.info.codebook_id)
         self.max_age = _max_age()
+        self._publications = home.catalogue / self.package.info.codebook_id
+        self._taken: set[str] = set()
+        self.take_in_items()
+        Thread(target=_keep_looking, args=(weakref.ref(self),), daemon=True).start()
+
+    def take_in_items(self) -> None:
+        """Extend the package by what was published since the last look.
+
+        One thread at a time; a publication that cannot be read is passed over for good.
+        """
+        new = [path for path in publications(self._publications) if path.name not in self._taken]
+        if not new:
+            return
+        self._taken |= {path.name for path in new}
+        try:
+            additions = read(new)
+            if additions is not None:
+                self.package = self.package.extended(additions)
+                log.info("%d items taken in", len(additions))
+        except HymirecError as error:
+            log.warning("published items cannot be taken in: %s", error)
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -76,12 +111,13 @@ class HyMiRecModel(PythonModel):
             raise MlflowException(str(error), TEMPORARILY_UNAVAILABLE) from error
         answers = []
         now = datetime.now(UTC)
+        package = self.package
         for user_id in user_ids:
             row = rows.get(user_id)
             history = row.history if row else None
             age = row.age_seconds(now) if row else None
             stale = age is not None and age > self.max_age
-            found, served_by = self.package.recommend(history, k, exclude_seen=exclude_seen)
+            found, served_by = package.recommend(history, k, exclude_seen=exclude_seen)
             answers.append(
                 {
                     "user_id": user_id,
@@ -90,7 +126,7 @@ class HyMiRecModel(PythonModel):
                     "degraded": "stale features" if stale else None,
                     "model_version": self.version,
                     "recommendations": [item.to_json() for item in found],
-                    "recent": self.package.titles(history.item_ids[-5:]) if history else [],
+                    "recent": package.titles(history.item_ids[-5:]) if history else [],
                 }
             )
         return answers
@@ -105,6 +141,17 @@ def _max_age() -> float:
     if not seconds > 0:
         raise UsageError(f"{ENV_MAX_AGE} is {text!r}: a number of seconds above 0 is needed")
     return seconds
+
+
+def _keep_looking(model: weakref.ref[HyMiRecModel]) -> None:
+    """Look for published items as long as the model is in use."""
+    while (found := model()) is not None:
+        try:
+            found.take_in_items()
+        except Exception:  # whatever it was, requests go on and so does looking
+            log.exception("looking for published items failed")
+        del found
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _user_id(value: Any) -> str:

@@ -27,10 +27,12 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from hymirec.codebook import beam as beam_search
-from hymirec.codebook.base import Codebook, checked_vectors, draw_pool, usable_entries
+from hymirec.codebook.base import Codebook, checked_vectors, draw_pool, fits, usable_entries
 from hymirec.codebook.kmeans import widening_kmeans
 from hymirec.codebook.packing import bytes_per_item, pack_codes, unpack_indices
 
+WARM_REFITS = 2
+"""Rounds of codes and entries when starting from a codebook that is there."""
 _BEAM_FITTED_ON = 4
 """Codes of each vector whose remainders the next layer is learned from."""
 _FEWEST_AXES = 128
@@ -83,11 +85,15 @@ class AdditiveCodebook(Codebook):
         return cls(tensors["entries"], beam=int(tensors["beam"]))
 
     @classmethod
-    def fit(cls, vectors: Tensor, config: AdditiveConfig, *, seed: int = 0) -> Self:
+    def fit(
+        cls, vectors: Tensor, config: AdditiveConfig, *, seed: int = 0,
+        start: AdditiveCodebook | None = None,
+    ) -> Self:  # fmt: skip
         """Learn the entries from a base pool of vectors [N, D].
 
         With fewer vectors than entries, a layer has as many entries as there are vectors. Works on
-        the CPU wherever the vectors are, and gives a codebook that is where they are.
+        the CPU wherever the vectors are, and gives a codebook that is where they are. From the
+        entries of a codebook of the same shape only codes are found and entries refitted to them.
 
         Raises:
             DataError: there are no vectors, or some are not finite.
@@ -96,6 +102,12 @@ class AdditiveCodebook(Codebook):
         pool = draw_pool(vectors, config.max_pool, generator).cpu()
         pool = pool[torch.randperm(len(pool), generator=generator)]
         num_entries = usable_entries(config.num_entries, len(pool))
+        if start is not None and fits(start, config.num_layers, num_entries, pool.shape[1]):
+            entries = start.entries.cpu()
+            for _ in range(WARM_REFITS):
+                codes = beam_search.search(pool, entries, config.beam)
+                entries = refit(pool, codes, entries, config.prior_weight)
+            return cls(entries.to(vectors.device), beam=config.beam)
         middle = pool.mean(dim=0)
         pool = pool - middle
         axes = principal_axes(pool, config.kept_variance)

@@ -150,6 +150,17 @@ def draw_pool(vectors: Tensor, max_pool: int, generator: torch.Generator) -> Ten
     return pool
 
 
+def fits(start: Codebook | None, num_layers: int, num_entries: int, width: int) -> bool:
+    """Whether a codebook has the shape of the one to be fitted, so that fitting can start there."""
+    if start is not None and start.tensor.shape != (num_layers, num_entries, width):
+        log.info(
+            "codebook: %d × %d × %d before, %d × %d × %d now: fitting from nothing",
+            *start.tensor.shape, num_layers, num_entries, width,
+        )  # fmt: skip
+        return False
+    return start is not None
+
+
 def usable_entries(asked_for: int, num_vectors: int) -> int:
     """K: as many entries as asked for, or as many as there are vectors, which is logged."""
     if num_vectors < asked_for:

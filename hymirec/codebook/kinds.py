@@ -48,13 +48,17 @@ quantisation that the paper compares the cosine with.
 _KINDS: tuple[type[Codebook], ...] = (ResidualCodebook, AdditiveCodebook)
 
 
-def fit_codebook(vectors: Tensor, config: AnyConfig, *, seed: int = 0) -> Codebook:
+def fit_codebook(
+    vectors: Tensor, config: AnyConfig, *, seed: int = 0, start: Codebook | None = None
+) -> Codebook:
     """Learn a codebook of the kind that the settings are of.
 
     Args:
         vectors: the base pool [N, D].
         config: for example one of `PRESETS`.
         seed: of the draws; the same vectors, settings and seed give the same codebook.
+        start: a codebook to go on from, which takes less time; one of another kind or shape is
+            passed over.
 
     Raises:
         DataError: there are no vectors, or some are not finite, or too many for `ExactConfig`.
@@ -68,8 +72,10 @@ def fit_codebook(vectors: Tensor, config: AnyConfig, *, seed: int = 0) -> Codebo
             )
         return AdditiveCodebook(distinct[None], beam=1)
     if isinstance(config, AdditiveConfig):
-        return AdditiveCodebook.fit(vectors, config, seed=seed)
-    return ResidualCodebook.fit(vectors, config, seed=seed)
+        adding = start if isinstance(start, AdditiveCodebook) else None
+        return AdditiveCodebook.fit(vectors, config, seed=seed, start=adding)
+    residual = start if isinstance(start, ResidualCodebook) else None
+    return ResidualCodebook.fit(vectors, config, seed=seed, start=residual)
 
 
 def codebook_from_tensors(tensors: Mapping[str, Tensor], prefix: str = "") -> Codebook:

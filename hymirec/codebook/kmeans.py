@@ -18,8 +18,9 @@ similarities."""
 
 
 def balanced_cosine_kmeans(
-    points: Tensor, num_clusters: int, *, num_iterations: int, generator: torch.Generator
-) -> Tensor:
+    points: Tensor, num_clusters: int, *, num_iterations: int, generator: torch.Generator,
+    start: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Cluster the directions of points into groups of nearly equal size.
 
     Every cluster has a price, added to its distance; it rises while the cluster holds more than
@@ -35,13 +36,16 @@ def balanced_cosine_kmeans(
         num_clusters: K.
         num_iterations: rounds of assignment and update.
         generator: draws the K points that the centroids start from.
+        start: centroids [K, D] to start from instead; of those that are zero points take the place.
 
     Returns:
         Unit centroids [K, D]; a cluster that holds no direction keeps the centroid it had.
     """
     directions = normalize(points, dim=1)
-    start = torch.randperm(len(points), generator=generator)[:num_clusters]
-    centroids = directions[start.to(points.device)].clone()
+    drawn = torch.randperm(len(points), generator=generator)[:num_clusters]
+    centroids = directions[drawn.to(points.device)].clone()
+    if start is not None:
+        centroids = torch.where(start.norm(dim=1, keepdim=True) > 0, start, centroids)
     prices = points.new_zeros(num_clusters)
     even = len(points) / num_clusters
     for _ in range(num_iterations):

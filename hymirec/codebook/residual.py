@@ -17,11 +17,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
-from hymirec.codebook.base import Codebook, checked_vectors, draw_pool, usable_entries
+from hymirec.codebook.base import Codebook, checked_vectors, draw_pool, fits, usable_entries
 from hymirec.codebook.kmeans import balanced_cosine_kmeans
 from hymirec.codebook.packing import bytes_per_item, pack_codes, unpack_codes, unpack_indices
 from hymirec.errors import DataError
 
+WARM_PART = 3
+"""From a codebook that is there, one iteration in so many."""
 _LONGEST = torch.finfo(torch.float16).max
 
 
@@ -50,10 +52,14 @@ class ResidualCodebook(Codebook):
     centroids: Tensor
 
     @classmethod
-    def fit(cls, vectors: Tensor, config: ResidualConfig, *, seed: int = 0) -> Self:
+    def fit(
+        cls, vectors: Tensor, config: ResidualConfig, *, seed: int = 0,
+        start: ResidualCodebook | None = None,
+    ) -> Self:  # fmt: skip
         """Learn the centroids from a base pool of vectors [N, D].
 
-        With fewer vectors than entries, a layer has as many entries as there are vectors.
+        With fewer vectors than entries, a layer has as many entries as there are vectors. From
+        the centroids of a codebook of the same shape a third of the iterations do.
 
         Raises:
             DataError: there are no vectors, or some are not finite.
@@ -61,12 +67,15 @@ class ResidualCodebook(Codebook):
         generator = torch.Generator().manual_seed(seed)
         pool = draw_pool(vectors, config.max_pool, generator)
         num_entries = usable_entries(config.num_entries, len(pool))
+        warm = fits(start, config.num_layers, num_entries, pool.shape[1])
+        iterations = -(-config.num_iterations // WARM_PART) if warm else config.num_iterations
         layers = []
         residual = pool
-        for _ in range(config.num_layers):
+        for layer in range(config.num_layers):
             centroids = balanced_cosine_kmeans(
-                residual, num_entries, num_iterations=config.num_iterations, generator=generator
-            )
+                residual, num_entries, num_iterations=iterations, generator=generator,
+                start=start.tensor[layer].to(pool.device) if start is not None and warm else None,
+            )  # fmt: skip
             layers.append(centroids)
             _, _, residual = _take_nearest(residual, centroids)
         return cls(torch.stack(layers))

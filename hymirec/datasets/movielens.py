@@ -27,8 +27,12 @@ def load(ratings: Path, movies: Path, name: str) -> Dataset:
         DataError: see `hymirec.datasets.load`.
     """
     ratings_source = _read(ratings, _RATING_COLUMNS)
-    movies_source = _read(movies, _MOVIE_COLUMNS)
-    return assemble(name, ratings_source.renamed(_NAMES), _with_genres(movies_source))
+    return assemble(name, ratings_source.renamed(_NAMES), read_movies(movies))
+
+
+def read_movies(path: Path) -> Source:
+    """Read movies alone, under the schema's column names."""
+    return _with_genres(_read(path, _MOVIE_COLUMNS))
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> Source:

@@ -17,8 +17,9 @@ def load(interactions: Path, items: Path, name: str) -> Dataset:
     Raises:
         DataError: see `hymirec.datasets.load`.
     """
-    return assemble(name, _read(interactions), _read(items))
+    return assemble(name, read_file(interactions), read_file(items))
 
 
-def _read(path: Path) -> Source:
+def read_file(path: Path) -> Source:
+    """Read one file."""
     return read_parquet(path) if path.suffix == ".parquet" else read_csv(path)

@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, vstack
 
-from hymirec.encoder import plain_texts, text_columns
 from hymirec.inputs import IndexedHistory
 from hymirec.schema import PADDING_INDEX
+from hymirec.texts import plain_texts, text_columns
 from hymirec.words import WordVectors
 
 MAX_CATEGORIES = 200

@@ -25,13 +25,13 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from hymirec.codebook.kmeans import balanced_cosine_kmeans
 from hymirec.dmil import cluster_targets, match_interests
-from hymirec.encoder import plain_texts
 from hymirec.examples import CutPointExamples, CutPoints
 from hymirec.inputs import IndexedHistory
 from hymirec.models.base import TrainingData
 from hymirec.models.comirec import ComiRec, ComiRecConfig
 from hymirec.models.semantics import InterestWriter, PromptedModel, TopicWords
 from hymirec.schema import PADDING_INDEX
+from hymirec.texts import plain_texts
 from hymirec.words import WordVectors
 
 MAX_INFORMATIVE = 2000

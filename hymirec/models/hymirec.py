@@ -14,6 +14,7 @@ request is simply a pass with one cut, at the end.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -132,6 +133,17 @@ class HyMiRec(InterestRecommender, TrainedRecommender):
         model = cls(weights["items"], codebook, settings, saved=directory / "backbone")
         model.load_state_dict(weights)
         return model.eval()
+
+    def with_catalogue(self, items: Tensor, codebook: Codebook) -> Self:
+        """The same weights over other items [N + 1, D] or another codebook of them.
+
+        Nothing is copied but references, and this model stays as it is: whoever is reading it may
+        go on. Training draws negatives from the items there were before.
+        """
+        other = copy.copy(self)
+        other._buffers = self._buffers | {"items": items}
+        other._modules = self._modules | {"codebook": codebook}
+        return other
 
     def start_from(self, backbone: nn.Module) -> None:
         """Take over the weights of a first-stage backbone of the same shape."""

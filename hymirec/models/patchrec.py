@@ -21,12 +21,13 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from hymirec.encoder import PADDING_TOKEN, count_tokens, item_texts, tokenise, train_tokenizer
+from hymirec.encoder import PADDING_TOKEN, count_tokens, tokenise, train_tokenizer
 from hymirec.models.base import PlainBaseline, TrainingData
 from hymirec.models.layers import BackboneConfig, build_backbone
 from hymirec.models.sequence import IdConfig, SequenceRecommender
 from hymirec.models.towers import Tower
 from hymirec.schema import PADDING_INDEX
+from hymirec.texts import item_texts
 
 
 class PatchRecConfig(IdConfig):

@@ -10,12 +10,13 @@ import flows.tracking
 from flows.data import ingest
 from flows.encode import read_embeddings, read_first_stage, source_digests, train_encoder
 from hymirec.datasets.synthetic import WorldConfig, generate, write_world
-from hymirec.encoder import item_texts, train_tokenizer
+from hymirec.encoder import train_tokenizer
 from hymirec.errors import UsageError
 from hymirec.home import Home
 from hymirec.models.layers import BackboneConfig
 from hymirec.models.pretrained import PretrainedConfig
 from hymirec.recipes import get_recipe
+from hymirec.texts import item_texts
 
 
 @pytest.fixture

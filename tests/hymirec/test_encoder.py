@@ -11,13 +11,13 @@ from hymirec.encoder import (
     ContentEncoder,
     EncoderConfig,
     ItemTower,
-    item_texts,
     length_batches,
     tokenise,
     train_tokenizer,
 )
 from hymirec.errors import UsageError
 from hymirec.models.layers import BackboneConfig
+from hymirec.texts import item_texts
 
 CONFIG = EncoderConfig(
     width=16,

@@ -10,7 +10,7 @@ import torch
 import hymirec.recipes
 from hymirec.codebook import ResidualConfig, fit_codebook
 from hymirec.datasets.synthetic import WorldConfig, generate
-from hymirec.encoder import ItemTower, item_texts, tokenise, train_tokenizer
+from hymirec.encoder import ItemTower, tokenise, train_tokenizer
 from hymirec.errors import UsageError
 from hymirec.examples import CutPointExamples, NextItemExamples
 from hymirec.inputs import index_interactions, number_items
@@ -21,6 +21,7 @@ from hymirec.recipes import ABLATIONS, DEFAULT_RECIPE, RECIPES, Recipe, get_reci
 from hymirec.recipes.ablations import variant
 from hymirec.schema import ITEM_ID
 from hymirec.splits import count_items
+from hymirec.texts import item_texts
 
 every_recipe = pytest.mark.parametrize("name", sorted(RECIPES))
 

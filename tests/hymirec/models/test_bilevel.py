@@ -6,11 +6,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hymirec.datasets.synthetic import WorldConfig, generate
-from hymirec.encoder import plain_texts
 from hymirec.errors import UsageError
 from hymirec.inputs import IndexedHistory
 from hymirec.models.bilevel import BiLevel, SemanticTeacher
 from hymirec.models.semantics import PromptedModel, TopicWords
+from hymirec.texts import plain_texts
 from hymirec.words import WordVectors
 
 TEXTS = ["red river war", "river war drama", "space robot", "robot space moon", "moon garden"]

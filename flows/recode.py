@@ -1,0 +1,170 @@
+"""The dynamic codebook: refitted on all items there are now, under the same recommender.
+
+The recommender reads histories as the vectors that codes decode to, so its weights fit any codebook
+of the same items. What comes of it is a version of its own, which has to pass the gate and which no
+alias but `challenger` names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from pydantic import TypeAdapter
+
+from features.offline import read_histories
+from flows.encode import read_codebook, read_codes, read_health
+from flows.promote import GATE_METRIC, judge
+from flows.publish import publish_codes
+from flows.register import (
+    find_version,
+    package_digest,
+    register_package,
+)
+from flows.served import ServedVersion, served_versions
+from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
+from flows.steps import StepResult, alone_in, run_step
+from flows.tracking import log_component, log_metrics, tracked_run
+from hymirec.additions import publications, read
+from hymirec.codebook import CodebookConfig, fit_codebook
+from hymirec.datasets import read as read_data
+from hymirec.errors import UsageError
+from hymirec.evaluation.metrics import summarise
+from hymirec.evaluation.protocol import rank_cases
+from hymirec.home import Home
+from hymirec.inputs import index_history, number_items
+from hymirec.models.popularity import PopularityRecommender
+from hymirec.package import RecommenderPackage
+from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.splits import LeaveLastSplit, count_items
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recoded:
+    """What an update came to; errors are mean 1 - cosine over all items."""
+
+    model_version: str
+    parent_version: str
+    codebook_id: str
+    parent_codebook_id: str
+    items: int
+    error_before: float
+    error_after: float
+    before: float
+    after: float
+    gate: bool
+    run_id: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values; R@10 under its name."""
+        return asdict(self)
+
+
+def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
+    """Refit the codebook of a served version on its items and those published since.
+
+    Codes and histories are published beside the old ones, and a version with the same weights is
+    registered.
+
+    Raises:
+        UsageError: nothing is served under the alias, or no item was published since its training.
+    """
+    (served,) = served_versions(home, alias)
+    added = publications(home.catalogue / served.codebook_id)
+    additions = read(added)
+    if additions is None:
+        raise UsageError(
+            f"no items were published under codebook {served.codebook_id}: it is up to date"
+        )
+    package = RecommenderPackage.load(served.package).extended(additions)
+    tags = {"parent_version": served.name, "codebook_update": "true"}
+    with alone_in(home), tracked_run(home, "codebook", tags) as run_id:
+        step = _refit(home, served, package, [path.name for path in added])
+        book = read_codebook(step)
+        data = read_data(home.data / package.info.data_digest)
+        item_ids = package.items[ITEM_ID].tolist()
+        publish_codes(home, data.interactions, item_ids, read_codes(step), book.id)
+        log_metrics(run_id, {f"codebook/{name}": v for name, v in read_health(step).items()})
+        recoded = package.recoded(book)
+        before, _ = _measure(home, package)
+        after, floor = _measure(home, recoded)
+        errors = _errors(step)
+        log_metrics(
+            run_id,
+            {f"before/{GATE_METRIC}": before[GATE_METRIC], **errors}
+            | {f"test/{name}": value for name, value in after.items()},
+        )
+        parts = {
+            ENCODER_MODEL_TAG: served.version.tags[ENCODER_MODEL_TAG],
+            CODEBOOK_MODEL_TAG: log_component(run_id, step, served.codebook_params),
+            "parent_version": served.name,
+        }
+        digest = package_digest(f"{step.digest} {served.name}")
+        card = (
+            f"Version {served.version.version} with its codebook {served.codebook_id} refitted on "
+            f"{len(item_ids)} items as {book.id}: {GATE_METRIC} {before[GATE_METRIC]:.4f} before, "
+            f"{after[GATE_METRIC]:.4f} after."
+        )
+        users = data.interactions[USER_ID].head(1).tolist()
+        version = find_version(digest) or register_package(recoded, users, digest, card, parts)
+        passed = judge(version, after, floor)
+        if passed:
+            mlflow.MlflowClient().set_registered_model_alias(
+                MODEL_NAME, CHALLENGER, version.version
+            )
+        mlflow.set_tag("model_version", f"{MODEL_NAME}/{version.version}")
+    log.info("codebook: %s", card)
+    return Recoded(
+        str(version.version), str(served.version.version), book.id, served.codebook_id,
+        len(item_ids), errors["codebook/error_before"], errors["codebook/error_after"],
+        before[GATE_METRIC], after[GATE_METRIC], passed, run_id,
+    )  # fmt: skip
+
+
+def _refit(
+    home: Home, served: ServedVersion, package: RecommenderPackage, added: list[str]
+) -> StepResult:
+    config: Any = TypeAdapter(CodebookConfig).validate_python(
+        {name.removeprefix("codebook."): value for name, value in served.codebook_params.items()}
+    )
+    vectors = package.model.item_vectors()[1:]
+    old = package.model.codebook
+
+    def work(output: Path, checkpoints: Path) -> None:
+        book = fit_codebook(vectors, config, start=old)
+        book.save(output / "codebook.safetensors")
+        np.save(output / "codes.npy", book.encode(vectors).numpy())
+        health = book.health(vectors) | {"bytes_per_item": float(book.bytes_per_item)}
+        (output / "health.json").write_text(json.dumps(health, indent=2))
+        before = {"cosine": old.health(vectors)["cosine"]}
+        (output / "before.json").write_text(json.dumps(before))
+
+    inputs = {"codebook": old.id, "added": added, "settings": config.model_dump(mode="json")}
+    return run_step(home, "codebook", inputs, work)
+
+
+def _errors(step: StepResult) -> dict[str, float]:
+    before = json.loads((step.directory / "before.json").read_text())["cosine"]
+    return {
+        "codebook/error_before": 1 - before,
+        "codebook/error_after": 1 - read_health(step)["cosine"],
+    }
+
+
+def _measure(home: Home, package: RecommenderPackage) -> tuple[dict[str, float], dict[str, float]]:
+    """Test metrics of a package's model and of popularity, on histories with its codes."""
+    index = number_items(package.items[ITEM_ID].tolist())
+    histories = read_histories(home, package.info.codebook_id)
+    split = LeaveLastSplit([index_history(one, index) for one in histories.values()])
+    popularity = PopularityRecommender(count_items(split.training, len(index)))
+    return (
+        summarise(rank_cases(package.model, split.test)),
+        summarise(rank_cases(popularity, split.test)),
+    )

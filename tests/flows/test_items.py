@@ -1,0 +1,64 @@
+"""What a published item costs and says, before any store or server stands around it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from flows.embedding import embedding_process
+from flows.items import _drift, as_catalogue, cosine_error
+from flows.served import served_versions
+from hymirec.codebook import ResidualCodebook
+from hymirec.errors import UsageError
+from hymirec.home import Home
+from hymirec.texts import item_texts
+
+# One layer of two entries: whatever is coded becomes one of the axes.
+AXES = ResidualCodebook(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+
+
+def coded(*vectors):
+    found = normalize(torch.tensor(vectors), dim=1)
+    return found, AXES.encode(found)
+
+
+def test_the_cosine_error_is_one_less_the_cosine():
+    assert cosine_error(AXES, *coded([1.0, 0.0], [0.0, 2.0])) == pytest.approx(0, abs=1e-6)
+    assert cosine_error(AXES, *coded([4.0, 3.0])) == pytest.approx(0.2, abs=1e-6)
+    assert cosine_error(AXES, *coded([4.0, 3.0], [1.0, 0.0])) == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("training", "alarm"), [(0.8, False), (0.87, True), (1.0, True)])
+def test_drift_is_an_error_far_above_trainings(training, alarm, tmp_path, caplog):
+    (tmp_path / "health.json").write_text(f'{{"cosine": {training}}}')
+    served = SimpleNamespace(codebook=tmp_path, codebook_id="c0ffee")
+    found = _drift(served, AXES, *coded([4.0, 3.0]), 1.5)  # an error of 0.2
+    assert found["drift"] is alarm
+    assert found["training_error"] == pytest.approx(1 - training)
+    assert ("codebook c0ffee has drifted: cosine error 0.2000" in caplog.text) is alarm
+
+
+def test_texts_are_read_as_the_catalogues_were(caplog):
+    table = pd.DataFrame(
+        {"item_id": ["1"], "year": ["1999"], "genre": ["drama"], "title": ["One"], "more": ["x"]}
+    )
+    texts = item_texts(as_catalogue(table, ["genre", "year"]))
+    assert texts == ["Title: One Content: drama 1999"]
+    assert item_texts(as_catalogue(table, ["plot", "genre"])) == ["Title: One Content:  drama"]
+    assert "no column 'plot': read as empty" in caplog.text
+
+
+def test_without_a_registry_nothing_is_served_and_none_is_made(tmp_path):
+    home = Home.at(tmp_path / "home")
+    with pytest.raises(UsageError, match="run `hymirec pipeline` first"):
+        served_versions(home)
+    assert not home.root.exists()
+
+
+def test_an_error_of_the_embedding_process_comes_back_in_one_line(tmp_path):
+    with embedding_process() as embed, pytest.raises(UsageError, match="the encoder is not there"):
+        embed(Path(tmp_path), ["text"], np.array([0]))
