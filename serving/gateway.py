@@ -34,6 +34,7 @@ from features.updates import EventConsumer
 from hymirec.errors import HymirecError
 from hymirec.home import Home
 from hymirec.schema import USER_ID
+from serving.live_parity import LiveParity
 from serving.server import ModelServer
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ def create_app(home: Home, backend: str) -> FastAPI:
     """
     consumer = EventConsumer(home)
     metrics = CollectorRegistry()
+    parity = LiveParity(consumer.event_log, metrics)
     taken = Counter("hymirec_events", "Events taken in.", ["kind"], registry=metrics)
     answered = Counter(
         "hymirec_answers", "Answers given.", ["served_by", "degraded"], registry=metrics
@@ -149,14 +151,19 @@ def create_app(home: Home, backend: str) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stop = threading.Event()
-        follower = threading.Thread(target=consumer.run, args=(stop,), name="events")
-        follower.start()
+        threads = [
+            threading.Thread(target=target, args=(stop,), name=target.__qualname__)
+            for target in (consumer.run, parity.run)
+        ]
+        for thread in threads:
+            thread.start()
         async with httpx.AsyncClient(base_url=backend, timeout=BACKEND_SECONDS) as client:
             app.state.backend = client
             yield
         stop.set()
         consumer.wake()
-        follower.join()
+        for thread in threads:
+            thread.join()
 
     app = FastAPI(title="HyMiRec", lifespan=lifespan)
     app.add_middleware(BodyLimit, limit=MAX_BODY)
@@ -188,6 +195,7 @@ def create_app(home: Home, backend: str) -> FastAPI:
         if answer.status_code != 200:
             return JSONResponse({"error": "the model cannot answer at present: try again"}, 503)
         found = json.loads(bytes(answer.body))["predictions"][0]
+        parity.saw(body.user_id)
         answered.labels(found["served_by"], found["degraded"] or "").inc()
         if found["feature_age_seconds"] is not None:
             ages.observe(found["feature_age_seconds"])

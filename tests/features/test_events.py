@@ -58,7 +58,7 @@ def test_whole_numbers_are_ids():
         ({"kind": "view"}, "kind: Input should be 'click', 'impression' or 'conversion'"),
         ({"time": "yesterday"}, "time: 'yesterday' is not an ISO 8601 time"),
         ({"time": "2026-01-01T00:00:00"}, "time: .* has no time zone"),
-        ({"time": time.time() + 86_400}, r"time: .* 86\d\d\d s in the future"),
+        ({"time": 4_000_000_000}, r"time: 4000000000 is \d+ s in the future"),
         ({"time": 1_700_000_000_000}, "time: .*milliseconds"),
         ({"time": float("nan")}, "time: nan is no time"),
         ({"time": -1e15}, "time: .* is no time"),

@@ -120,6 +120,7 @@ def trained(model, *, steps, rate=0.01, **batch):
 
 
 SEQUENCES = torch.tensor([[1, 2, 3, 4, 5, 1, 2, 3], [2, 3, 4, 5, 1, 2, 0, 0]])
+BATCH = {"items": SEQUENCES, "times": torch.zeros_like(SEQUENCES)}
 
 
 @every_pooling
@@ -169,7 +170,7 @@ def test_lora_changes_adapters_item_token_and_what_stands_around(text_models, ki
     learnable = {name for name, p in tower.encoder.named_parameters() if p.requires_grad}
     assert all("lora_" in name or "trainable_tokens" in name for name in learnable)
     model = NextItemRecommender(tower, NextItemConfig(num_recent=10, num_negatives=8))
-    trained(model, steps=2, items=SEQUENCES)
+    trained(model, steps=2, **BATCH)
     after = without_adapters(tower).state_dict()
 
     assert before.keys() == after.keys()
@@ -195,7 +196,7 @@ def test_frozen_reads_each_text_once_and_trains_what_stands_around(text_models):
     assert not tower.encoder.learns
     before = {name: value.clone() for name, value in tower.state_dict().items()}
     model = NextItemRecommender(tower, NextItemConfig(num_recent=10, num_negatives=8))
-    trained(model, steps=2, items=SEQUENCES)
+    trained(model, steps=2, **BATCH)
     changed = {
         name for name, value in tower.state_dict().items() if not torch.equal(value, before[name])
     }
@@ -211,7 +212,7 @@ def test_frozen_reads_each_text_once_and_trains_what_stands_around(text_models):
 @every_kind
 def test_the_loss_falls(text_models, kind, tuning):
     model = make_first_stage(text_models[kind], tuning=tuning)
-    losses = trained(model, steps=40, items=SEQUENCES)
+    losses = trained(model, steps=40, **BATCH)
     print(f"loss {losses[0]:.3f} to {losses[-1]:.3f}")
     assert losses[-1] < 0.8 * losses[0]
 
@@ -220,7 +221,7 @@ def test_the_loss_falls(text_models, kind, tuning):
 @every_causal
 def test_the_loss_falls_with_a_pretrained_recommender(text_models, kind, tuning):
     model = make_first_stage(text_models["llama"], text_models[kind], tuning=tuning)
-    losses = trained(model, steps=80, items=SEQUENCES)
+    losses = trained(model, steps=80, **BATCH)
     print(f"loss {losses[0]:.3f} to {losses[-1]:.3f}")
     assert losses[-1] < 0.8 * losses[0]
 
@@ -232,7 +233,7 @@ def test_saved_first_stage_needs_no_source_and_answers_alike(text_models, kind, 
     for part, name in (("encoder", kind), ("backbone", "qwen2")):
         sources[part] = shutil.copytree(text_models[name], tmp_path / part)
     model = make_first_stage(sources["encoder"], sources["backbone"], tuning=tuning)
-    trained(model, steps=3, items=SEQUENCES)
+    trained(model, steps=3, **BATCH)
     merged = without_adapters(model).eval()
     model.save(tmp_path / "model")
     for place in sources.values():
@@ -244,7 +245,10 @@ def test_saved_first_stage_needs_no_source_and_answers_alike(text_models, kind, 
     torch.testing.assert_close(
         loaded.item_vectors(), model.eval().item_vectors(), rtol=1e-4, atol=1e-5
     )
-    inputs = {"recent_items": SEQUENCES, "recent_length": torch.tensor([8, 6])}
+    lengths = torch.tensor([8, 6])
+    inputs = {
+        "recent_items": SEQUENCES, "recent_times": BATCH["times"], "recent_length": lengths,
+    }  # fmt: skip
     torch.testing.assert_close(
         loaded.encode_user(inputs), model.encode_user(inputs), rtol=1e-4, atol=1e-5
     )
@@ -368,7 +372,7 @@ def test_checkpointed_gradients_are_the_same(text_models):
             gradient_checkpointing=checkpointing,
         )  # fmt: skip
         torch.manual_seed(2)
-        model.train()(SEQUENCES)["loss"].backward()
+        model.train()(**BATCH)["loss"].backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
     plain, checkpointed = gradients
     for name, gradient in plain.items():
@@ -380,10 +384,10 @@ def test_checkpointed_gradients_are_the_same(text_models):
 def test_half_precision_leaves_a_finite_loss_and_gradients(text_models, tuning):
     model = make_first_stage(text_models["bert"], text_models["llama"], tuning=tuning).train()
     torch.manual_seed(2)
-    expected = model(SEQUENCES)["loss"]
+    expected = model(**BATCH)["loss"]
     torch.manual_seed(2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model(SEQUENCES)["loss"]
+        loss = model(**BATCH)["loss"]
     loss.backward()
     assert abs(loss.item() - expected.item()) < 0.1 * expected.item()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
