@@ -102,11 +102,30 @@ class Sender:
                     self.sent += len(part)
 
 
-def stream(home, num_events, num_kills):
-    """Send events and kill intake and consumer in turn; what each user should have."""
+class Store:
+    """A server of a store, killed and started again."""
+
+    def __init__(self, server):
+        self.server, self.kills = server, 0
+
+    def kill(self):
+        self.server.stop()  # by SIGKILL
+        self.kills += 1
+        time.sleep(0.5)
+        self.server.start()
+
+    def stop(self):
+        """It is the fixture's to stop."""
+
+
+def stream(home, num_events, num_kills, stores=()):
+    """Send events and kill intake, consumer and stores in turn; what was sent."""
     port = free_port("127.0.0.1")
     follow = [Path(sys.executable).parent / "hymirec", "events", "follow", "--home", home.root]
-    processes = [Killed([sys.executable, "-c", INTAKE, home.root, port]), Killed(follow)]
+    processes = [
+        Killed([sys.executable, "-c", INTAKE, home.root, port]), Killed(follow),
+        *map(Store, stores),
+    ]  # fmt: skip
     sender = Sender(f"http://127.0.0.1:{port}", num_events, batch=100)
     try:
         while sender.sent == 0:  # the first start imports everything
@@ -115,7 +134,7 @@ def stream(home, num_events, num_kills):
             goal = (kill + 0.5) * num_events / num_kills
             while sender.sent < goal and sender.thread.is_alive():
                 time.sleep(0.01)
-            processes[kill % 2].kill()
+            processes[kill % len(processes)].kill()
         sender.thread.join()
     finally:
         for process in processes:
@@ -143,6 +162,12 @@ def check(home, events):
 
 def test_killing_intake_and_consumer_loses_and_doubles_nothing(home):
     check(home, stream(home, 5_000, 2))
+
+
+def test_killing_the_stores_as_well_loses_and_doubles_nothing(
+    on_servers, home, redis_server, postgresql_server
+):
+    check(home, stream(home, 3_000, 4, [redis_server, postgresql_server]))
 
 
 @pytest.mark.slow
