@@ -25,6 +25,25 @@ def small() -> Recipe:
     )
 
 
+def base() -> Recipe:
+    """The quality of more time: wider, longer, for data with hundreds of events an item.
+
+    An hour or two of two CPU cores for a million events.
+    """
+    backbone = BackboneConfig(num_layers=2, num_heads=2, dropout=0.2)
+    return Recipe(
+        name="base",
+        encoder=EncoderConfig(width=128, hidden_width=64, texts_per_step=64, text_events=10),
+        first_stage=NextItemConfig(backbone=backbone, num_recent=150),
+        first_training=TrainingConfig(num_epochs=24, max_steps=20_000, batch_size=16, patience=24),
+        codebook=PRESETS["compact"],
+        recommender=HyMiRecConfig(backbone=backbone, num_recent=150),
+        training=TrainingConfig(
+            num_epochs=4, max_steps=20_000, batch_size=16, patience=4, learning_rate=5e-4
+        ),
+    )
+
+
 def demo() -> Recipe:
     """The default with fewer epochs and shorter windows: for the built-in world."""
     recipe = small()
