@@ -130,10 +130,14 @@ def show_item(reader: FeatureReader, item_id: str, now: datetime) -> dict[str, A
 
 
 def find_titles(home: Home, item_ids: Iterable[str]) -> dict[str, str]:
-    """Look up titles in the canonical tables of a home, the newest last to have its word."""
+    """Look up titles in the canonical tables of a home and in what was published since.
+
+    The newest file has the last word.
+    """
     wanted = pa.array(sorted(set(item_ids)), pa.string())
     found: dict[str, str] = {}
-    for path in sorted(home.data.glob("*/items.parquet"), key=lambda path: path.stat().st_mtime):
+    files = [*home.data.glob("*/items.parquet"), *home.catalogue.glob("*/[0-9]*.parquet")]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime):
         table = pq.read_table(
             path, columns=[ITEM_ID, TITLE], filters=pc.field(ITEM_ID).isin(wanted)
         )

@@ -53,7 +53,7 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     columns = ("codebook_id", "num_users", "num_items", "bytes_per_item", "published_at")
     table = Table(title=f"codebooks published in {place.root}")
     for name in ("codebook", "users", "items", "bytes an item", "published", "needed by"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("codebook", "published", "time"))
     for row in rows:
         cells = [str(row.get(name, "–")) for name in columns]
         table.add_row(*cells, escape(row["problem"] or row["needed_by"] or "–"))
@@ -186,7 +186,7 @@ def _print_user(user: str, row: dict[str, Any]) -> None:
     )
     table = Table(title=f"the last {len(row['events'])} events, oldest first")
     for name in ("time", "item", "title", "code"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("codebook", "published", "time"))
     for event in row["events"]:
         table.add_row(
             event["time"], escape(event["item_id"]), escape(event["title"]), event["code"]

@@ -171,5 +171,6 @@ def test_killing_the_stores_as_well_loses_and_doubles_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_hundred_thousand_events_survive_twenty_kills(home):
     check(home, stream(home, 100_000, 20))
