@@ -35,6 +35,8 @@ MAX_CONTEXT = 10_000
 CLOCKS_DIFFER = 300
 """Seconds by which a sender's clock may be ahead of ours."""
 EVENTS_PER_CALL = 1000
+EARLIEST = -9_000_000_000
+"""Seconds since 1970: what tables of times in nanoseconds can hold."""
 
 
 def _as_text(value: Any) -> Any:
@@ -85,8 +87,8 @@ class EventIn(BaseModel):
         else:
             raise ValueError("a time is ISO 8601 text or seconds since 1970")
         now = time.time()
-        if not seconds > -(2.0**40):  # NaN too
-            raise ValueError(f"{value} is no time")
+        if not seconds >= EARLIEST:  # NaN too
+            raise ValueError(f"{value} is no time from 1685 on")
         if seconds > 1e11:
             raise ValueError(f"{value} is too large for seconds: are these milliseconds?")
         if seconds > now + CLOCKS_DIFFER:
@@ -136,18 +138,19 @@ def ingest(log: EventLog, lines: Iterable[str | bytes], name: str) -> tuple[int,
 
 def _parts(lines: Iterable[str | bytes], name: str) -> Iterator[list[Event]]:
     part: list[Event] = []
+    done = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             part.append(EventIn.model_validate_json(line).to_event())
         except ValidationError as error:
-            done = (number - 1) - len(part)
             raise DataError(
-                f"{name} line {number}: {first_problem(error)} (the log has the lines up to {done})"
+                f"{name} line {number}: {first_problem(error)} "
+                f"(the log has the lines up to line {done})"
             ) from error
         if len(part) == EVENTS_PER_CALL:
             yield part
-            part = []
+            part, done = [], number
     if part:
         yield part

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hymirec import additions
 from hymirec.errors import DataError, VersionError
 from hymirec.history import History, pack, pack_codes, unpack, unpack_code
 from hymirec.home import Home
@@ -206,12 +207,21 @@ def read_user_ids(home: Home, codebook_id: str) -> list[str]:
 
 
 def read_item_codes(
-    home: Home, codebook_id: str, item_ids: Collection[str] | None = None
+    home: Home, codebook_id: str, item_ids: Collection[str] | None = None, *, since: bool = True
 ) -> dict[str, NDArray[np.uint8]]:
-    """Read published codes, uint8 [bytes per item], by item id. As `read_histories`."""
+    """Read published codes, uint8 [bytes per item], by item id.
+
+    With `since`, those of items published since have the last word. Other arguments and errors as
+    `read_histories`.
+    """
     path = item_path(home, codebook_id)
-    found = _read_rows(path, ITEM_ID, CODE, item_ids, f"item codes of codebook {codebook_id}")
-    return {item_id: unpack_code(blob, codebook_id) for item_id, blob in found}
+    rows = _read_rows(path, ITEM_ID, CODE, item_ids, f"item codes of codebook {codebook_id}")
+    found = {item_id: unpack_code(blob, codebook_id) for item_id, blob in rows}
+    later = additions.read(additions.publications(home.catalogue / codebook_id)) if since else None
+    if later is not None:
+        pairs = zip(later.item_ids, later.codes, strict=True)
+        found |= {item: code for item, code in pairs if item_ids is None or item in item_ids}
+    return found
 
 
 def _read_rows(
@@ -232,7 +242,7 @@ def _read_rows(
                 yield from zip(ids.to_pylist(), values.to_pylist(), strict=True)
     except FileNotFoundError as error:
         raise VersionError(f"no {what}: {path} is missing") from error
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"{path}: not a readable parquet file: {error}") from error
 
 

@@ -222,8 +222,13 @@ class FeatureWriter:
 
     def _write(self, view: str, rows: pd.DataFrame) -> None:
         if len(rows):
-            with naming_the_store(self.home):
-                self._store.write_to_online_store(view, rows, allow_registry_cache=True)
+            try:
+                with naming_the_store(self.home):
+                    self._store.write_to_online_store(view, rows, allow_registry_cache=True)
+            except (FeatureViewNotFoundException, KeyError) as error:
+                raise VersionError(
+                    f"codebook {self.codebook_id} is no longer published in {place(self.home)}"
+                ) from error
 
 
 def _open(home: Home, codebook_id: str, unfinished: bool) -> FeatureStore:

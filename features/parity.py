@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.event_log import EventLog, LoggedEvent
-from features.offline import read_histories
+from features.offline import read_histories, read_item_codes
 from features.online import FeatureReader
 from features.updates import CONSUMER, no_history, with_clicks
+from hymirec.additions import publications, read
 from hymirec.history import History
 from hymirec.home import Home
 
@@ -124,6 +125,7 @@ class ParityCheck:
         items = {one.event.item_id for its in clicks.values() for one in its}
         codes = self._reader.read_item_codes(sorted(items))
         empty = no_history(self.codebook_id, _code_bytes(codes, published, rows))
+        older = self._codes_so_far()
         mismatches, unknown, waiting = [], [], 0
         for user in user_ids:
             if not (user in rows or user in published or clicks[user]):
@@ -134,10 +136,33 @@ class ParityCheck:
             mismatch = _nearest(
                 user, rows.get(user, empty), published.get(user, empty), clicks[user], late, codes
             )
+            if mismatch.other_codes:
+                # A changed item's events keep the code they were given.
+                held = dict(zip(rows[user].item_ids, map(bytes, rows[user].codes), strict=True))
+                wrong = [one for one in mismatch.other_codes if (one, held[one]) not in older]
+                mismatch = replace(mismatch, other_codes=tuple(wrong))
             if len(mismatch):
                 mismatches.append(mismatch)
         compared = len(user_ids) - len(unknown)
         return ParityReport(compared, tuple(unknown), tuple(mismatches), waiting)
+
+    def _codes_so_far(self) -> set[tuple[str, bytes]]:
+        """Items that were published again, each with all the codes it has had."""
+        parts = [
+            part
+            for path in publications(self.home.catalogue / self.codebook_id)
+            if (part := read([path])) is not None
+        ]
+        found = {
+            (item, bytes(code))
+            for part in parts
+            for item, code in zip(part.item_ids, part.codes, strict=True)
+        }
+        items = sorted({item for item, _ in found})
+        if items:
+            first = read_item_codes(self.home, self.codebook_id, items, since=False)
+            found |= {(item, bytes(code)) for item, code in first.items()}
+        return found
 
 
 def difference(user_id: str, row: History, expected: History) -> Mismatch:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.event_log import CLICK, Event, EventLog
+from features.offline import read_histories
 from features.online import FeatureReader, FeatureWriter, list_codebooks
-from hymirec.errors import HymirecError
+from hymirec.errors import DataError, HymirecError
 from hymirec.history import History
 from hymirec.home import Home
 
@@ -63,7 +64,7 @@ def with_clicks(
         key = (click.item_id, click.time)
         if held[key] > 0:
             held[key] -= 1
-        elif click.time < oldest:
+        elif click.time <= oldest:
             continue
         elif click.item_id in codes:
             new.append(click)
@@ -107,10 +108,26 @@ class HistoryUpdater:
         The caller holds `EventLog.writing`.
         """
         clicks = self._log.clicks_of(user_ids)
-        rows = self._reader.read_users(user_ids)
-        changed = self.changed({user: row.history for user, row in rows.items()}, clicks)
+        changed = self.changed(self._rows(user_ids), clicks)
         self._writer.write_histories(changed)
         return len(changed)
+
+    def _rows(self, user_ids: Sequence[str]) -> dict[str, History]:
+        """Histories as they are online; a row that is lost or damaged as it was published."""
+        try:
+            rows = self._reader.read_users(user_ids)
+        except DataError:
+            rows = {}
+            for user_id in user_ids:
+                try:
+                    rows |= self._reader.read_users([user_id])
+                except DataError as error:
+                    log.warning("the row of user %r is made anew: %s", user_id, error)
+        found = {user: row.history for user, row in rows.items()}
+        lacking = [user_id for user_id in user_ids if user_id not in found]
+        if lacking:
+            found |= read_histories(self._log.home, self.codebook_id, lacking)
+        return found
 
     def changed(
         self, histories: Mapping[str, History], clicks: Mapping[str, Sequence[Event]]
@@ -176,10 +193,15 @@ class EventConsumer:
         while not stop.is_set():
             self._wake.clear()
             try:
-                self._find_codebooks()  # opening the stores is slow: not while a click waits
+                # Opening the stores is slow: not while a click waits. Under the right to write, for
+                # a publication counts itself before it is in the registry.
+                if self.event_log.offset(PUBLICATIONS) != self._publications:
+                    with self.event_log.writing():
+                        self._find_codebooks()
                 self.catch_up()
-            except HymirecError as error:
-                log.warning("events wait in the log: %s", error)
+            except Exception as error:  # whatever it is, events wait and are tried again
+                known = isinstance(error, HymirecError)
+                log.warning("events wait in the log: %s", error, exc_info=not known)
                 self._publications = -1
                 stop.wait(interval)
             self._wake.wait(interval)

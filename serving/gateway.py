@@ -43,7 +43,7 @@ MAX_BODY = 4_000_000
 """Bytes of a request."""
 MAX_K = 1000
 EVENTS_PATH = "/v1/events"
-MAX_EVENTS = 10_000
+EVENTS_PER_REQUEST = 10_000
 """Of one request."""
 BACKEND_SECONDS = 30.0
 AGES = (60, 600, 3600, 6 * 3600, 86_400, 3 * 86_400, 7 * 86_400, 30 * 86_400)
@@ -55,7 +55,7 @@ class EventsIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: list[EventIn] = Field(min_length=1, max_length=EVENTS_PER_REQUEST)
 
 
 class EventsTaken(BaseModel):
@@ -214,23 +214,36 @@ def create_app(home: Home, backend: str) -> FastAPI:
     @app.post("/invocations")
     async def invocations(request: Request) -> Response:
         """MLflow's own way of asking, passed on to the model server."""
-        return await _ask_backend(request, "POST", "/invocations", await request.body())
+        kind = request.headers.get("content-type", "application/json")
+        return await _ask_backend(request, "POST", "/invocations", await request.body(), kind)
 
     return app
 
 
-async def _ask_backend(request: Request, method: str, path: str, body: bytes) -> Response:
+async def _ask_backend(
+    request: Request, method: str, path: str, body: bytes, kind: str = "application/json"
+) -> Response:
     client: httpx.AsyncClient = request.app.state.backend
-    kind = request.headers.get("content-type", "application/json")
     try:
         answer = await client.request(method, path, content=body, headers={"content-type": kind})
     except httpx.HTTPError as error:
         return JSONResponse(
             {"error": f"the model server does not answer: {type(error).__name__}"}, 503
         )
-    return Response(
-        answer.content, answer.status_code, media_type=answer.headers.get("content-type")
-    )
+    content = answer.content
+    if answer.is_error:
+        content = _without_traces(content)
+    return Response(content, answer.status_code, media_type=answer.headers.get("content-type"))
+
+
+def _without_traces(content: bytes) -> bytes:
+    """An error of the model server without what it tells of its code and its paths."""
+    try:
+        problem = json.loads(content)
+        problem.pop("stack_trace", None)
+    except (ValueError, AttributeError):
+        return content
+    return json.dumps(problem).encode()
 
 
 def _refused(request: Request, error: Exception) -> Response:

@@ -69,13 +69,14 @@ class HyMiRecModel(PythonModel):
         if not new:
             return
         self._taken |= {path.name for path in new}
-        try:
-            additions = read(new)
-            if additions is not None:
-                self.package = self.package.extended(additions)
-                log.info("%d items taken in", len(additions))
-        except HymirecError as error:
-            log.warning("published items cannot be taken in: %s", error)
+        for path in new:
+            try:
+                additions = read([path])
+                if additions is not None:
+                    self.package = self.package.extended(additions)
+                    log.info("%d items taken in", len(additions))
+            except HymirecError as error:
+                log.warning("published items cannot be taken in: %s", error)
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -101,7 +102,7 @@ class HyMiRecModel(PythonModel):
         """
         params = params or {}
         k, exclude_seen = params.get("k", 10), params.get("exclude_seen", True)
-        if not 1 <= k <= MAX_K:
+        if k is None or not 1 <= k <= MAX_K:
             raise MlflowException(f"k is {k}: 1 to {MAX_K} items can be asked for",
                                   INVALID_PARAMETER_VALUE)  # fmt: skip
         user_ids = [_user_id(value) for value in model_input[USER_ID].tolist()]

@@ -189,3 +189,12 @@ def test_the_gateway_answers_as_the_model_server_does(gateway):
     metrics = requests.get(f"{gateway}/metrics", timeout=30).text
     assert 'hymirec_answers_total{degraded="",served_by="full"} 1.0' in metrics
     assert "hymirec_feature_age_seconds_count 1.0" in metrics
+
+
+def test_no_answer_tells_of_code_or_paths(gateway):
+    for params in ({"k": None}, {"k": 0}, {"k": "many"}):
+        body = {"dataframe_records": [{"user_id": "u0003"}], "params": params}
+        answer = requests.post(f"{gateway}/invocations", json=body, timeout=30)
+        assert answer.status_code == 400
+        assert "Traceback" not in answer.text
+        assert "/" not in answer.text.replace("and/or", "")

@@ -62,6 +62,7 @@ def test_whole_numbers_are_ids():
         ({"time": 1_700_000_000_000}, "time: .*milliseconds"),
         ({"time": float("nan")}, "time: nan is no time"),
         ({"time": -1e15}, "time: .* is no time"),
+        ({"time": -10_000_000_000}, "time: .* is no time from 1685 on"),
         ({"time": True}, "time: a time is"),
         ({"time": None}, "time: a time is"),
         ({"value": "much"}, "value: "),
@@ -106,7 +107,7 @@ def test_a_file_is_taken_in_once(log):
 def test_a_wrong_line_is_named_and_the_corrected_file_adds_the_rest(log):
     source = lines(2300)
     source[2100] = '{"event_id": 5}\n'
-    with pytest.raises(DataError, match=r"f.jsonl line 2101: user_id: .*lines up to 2000"):
+    with pytest.raises(DataError, match=r"f.jsonl line 2101: user_id: .*lines up to line 2000"):
         ingest(log, source, "f.jsonl")
     assert log.end == 2000
     assert ingest(log, lines(2300), "f.jsonl") == (2300, 300)

@@ -13,6 +13,7 @@ from features.event_log import Event, EventLog
 from features.parity import Mismatch, ParityCheck, difference
 from features.training_sets import training_set
 from features.updates import CONSUMER, EventConsumer
+from hymirec import additions
 from hymirec.codebook import ResidualCodebook, ResidualConfig
 from hymirec.history import History
 from hymirec.home import Home
@@ -192,3 +193,28 @@ def test_a_row_of_a_request_is_judged_by_what_was_known_when_it_was_read(home):
     EventConsumer(home).catch_up()
     assert check.compare({"u1": row}, ["u1"], taken_in).mismatches == ()
     assert len(check.compare({"u1": row}, ["u1"], check.taken_in()).mismatches) == 1
+
+
+def test_a_changed_items_older_code_is_no_mismatch_and_training_sets_know_new_items(tmp_path):
+    home, codes = Home.at(tmp_path).create(), np.arange(40 * 3, dtype=np.uint8).reshape(40, 3)
+    publish(home, BOOK, codes, [("u1", "i0", 1), ("u1", "i3", 2)])
+    log = EventLog(home)
+    log.append([Event("e1", "u1", "i5", "click", 3), Event("e2", "u1", "new", "click", 4)])
+    EventConsumer(home).catch_up()
+    changed = np.array([[9, 9, 9], [8, 8, 8]], np.uint8)
+    ids = ["i5", "new"]
+    additions.publish(
+        home.catalogue / BOOK,
+        additions.Additions(ids, ids, ids, np.eye(2, 4, dtype=np.float32), changed),
+    )
+    online.FeatureWriter(home, BOOK).write_item_codes(ids, changed)
+    log.append([Event("e3", "u1", "i3", "click", 5)])  # brings the click that waited in as well
+    EventConsumer(home).catch_up()
+    report = ParityCheck(log, BOOK).check(["u1"])
+    assert (report.compared, report.mismatches) == (1, ())
+    at = pd.DataFrame(
+        {"user_id": ["u1"], "event_timestamp": pd.to_datetime([9], unit="s", utc=True)}
+    )
+    found = training_set(home, BOOK, at).history(0)
+    assert list(found.item_ids) == ["i0", "i3", "i5", "new", "i3"]
+    log.close()

@@ -244,3 +244,59 @@ def test_a_running_consumer_finds_a_codebook_that_is_published_later(home):
     consumer.event_log.append(clicks(("i4", 150), user="u1"))
     consumer.catch_up()
     assert row_of(home, "u1", third) == ["i1", "i4", "i2"]
+
+
+def test_a_lost_row_is_made_anew_from_what_was_published(home):
+    consumer = EventConsumer(home)
+    writer = online.FeatureWriter(home, CODEBOOK)
+    store = writer._store
+    view = store.get_feature_view(f"user_histories_{CODEBOOK}")
+    store._get_provider().update_infra(
+        project=store.project, tables_to_delete=[view], tables_to_keep=[], entities_to_delete=[],
+        entities_to_keep=[], partial=True,
+    )  # fmt: skip
+    store._get_provider().update_infra(
+        project=store.project, tables_to_delete=[], tables_to_keep=[view], entities_to_delete=[],
+        entities_to_keep=[], partial=True,
+    )  # fmt: skip
+    assert row_of(home, "u1") is None
+    consumer.event_log.append(clicks(("i4", 150), user="u1"))
+    consumer.catch_up()
+    assert row_of(home, "u1") == ["i1", "i4", "i2"]
+
+
+def test_a_damaged_row_keeps_nobody_else_waiting(home):
+    writer = online.FeatureWriter(home, CODEBOOK)
+    rows = offline.packed_histories({"u1": history(("i9", 9))}, datetime.now(UTC))
+    writer.write_history_rows(rows.assign(history=[b"HMH1 of long ago"]))
+    consumer = EventConsumer(home)
+    consumer.event_log.append(clicks(("i4", 150), user="u1"))
+    consumer.event_log.append(clicks(("i5", 400), user="u2"))
+    consumer.catch_up()
+    assert row_of(home, "u1") == ["i1", "i4", "i2"]
+    assert row_of(home, "u2") == ["i3", "i5"]
+
+
+def test_a_full_row_split_within_a_second_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(updates, "MAX_EVENTS", 3)
+    new = clicks(*((f"i{n}", 7) for n in range(6)))
+    row = with_clicks(history(), new, CODES)
+    assert events_of(row) == [("i3", 7), ("i4", 7), ("i5", 7)]
+    assert with_clicks(row, new, CODES) is row
+
+
+def test_a_consumer_outlives_what_nobody_thought_of(home, monkeypatch, caplog):
+    consumer, stop = EventConsumer(home), threading.Event()
+    calls = []
+
+    def fail_once(self):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("nobody thought of this")
+        stop.set()
+        return 0
+
+    monkeypatch.setattr(EventConsumer, "catch_up", fail_once)
+    consumer.run(stop, interval=0.01)
+    assert len(calls) == 2
+    assert "nobody thought of this" in caplog.text
