@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -147,11 +148,9 @@ class ModelServer:
                     f"the model server of version {self.version} stopped: {self._last_line()} "
                     f"(log: {self.log_path})"
                 )
-            try:
+            with suppress(requests.RequestException):  # it does not listen yet
                 if requests.get(f"{self.url}/ping", timeout=2).ok:
                     return
-            except requests.RequestException:
-                pass  # not listening yet
             time.sleep(0.2)
         raise HymirecError(
             f"the model server of version {self.version} did not answer within "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -149,10 +150,8 @@ def _numbers_if_all(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _from_text(source: Source, column: str, values: pa.ChunkedArray) -> pd.Series:
-    try:
+    with suppress(pa.ArrowInvalid):  # not all of them are whole numbers: read as times below
         return _from_numbers(source, column, values.cast(pa.int64()))
-    except pa.ArrowInvalid:
-        pass  # not all of them are whole numbers: read as times below
     present = values.is_valid().to_numpy()
     words = values.to_pandas().astype(object)
     numbers = pd.to_numeric(words, errors="coerce").to_numpy(np.float64)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import pkgutil
 
 import pytest
@@ -37,15 +38,14 @@ def shrunken():
 
 
 def learn(model, examples, batch_size):
-    """One forward and one backward pass over a batch, all gradients finite and some not zero."""
+    """Loss of one pass over a batch, whose gradients are finite and not all zero."""
     batch = examples.collate([examples[place % len(examples)] for place in range(batch_size)])
     loss = model.train()(**batch)["loss"]
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    assert loss.isfinite()
-    assert loss > 0
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert sum(gradient.abs().sum() for gradient in gradients) > 0
+    return loss.item()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,8 @@ def test_recipe_builds_and_learns(recipe, shrunken):
     tower.reread()
     first = NextItemRecommender(tower, recipe.first_stage)
     examples = NextItemExamples(histories, recipe.first_stage.num_recent)
-    learn(first, examples, recipe.first_training.batch_size)
+    loss = learn(first, examples, recipe.first_training.batch_size)
+    assert 0 < loss < math.inf
 
     vectors = first.eval().item_vectors()
     codebook = fit_codebook(vectors[1:], recipe.codebook)
@@ -88,7 +89,7 @@ def test_recipe_builds_and_learns(recipe, shrunken):
         num_cuts=settings.num_cuts,
         window=settings.window,
     )
-    learn(model, examples, 4)
+    assert 0 < learn(model, examples, 4) < math.inf
 
 
 @every_recipe
