@@ -7,17 +7,27 @@ last: interrupted before that, nothing of it is visible, and doing it again make
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from features.definitions import define, history_view_name, item_view_name
 from features.event_log import CLICK, EventLog
-from features.offline import HISTORY, history_path, item_path, packed_histories
+from features.offline import (
+    HISTORY,
+    history_path,
+    history_rows,
+    item_path,
+    item_rows,
+    packed_histories,
+    write,
+)
 from features.online import FeatureWriter
 from features.stores import changing_registry, tidy_up
 from features.updates import EVENTS_PER_ROUND, HistoryUpdater, note_publication
@@ -30,6 +40,21 @@ from hymirec.schema import USER_ID
 _ITEMS_PER_WRITE = 5000
 _USERS_PER_WRITE = 500
 """Few, because the consumer of events waits meanwhile, and a history may have 100 KB."""
+
+
+def publish(
+    home: Home, codebook_id: str, interactions: pd.DataFrame, item_ids: Sequence[str],
+    codes: NDArray[np.uint8], at: datetime,
+) -> None:  # fmt: skip
+    """Publish a codebook's item codes and user histories: offline files, definitions, rows online.
+
+    Arguments and errors as `features.offline.history_rows`, `apply` and `materialise`.
+    """
+    items = item_rows(item_ids, codes, codebook_id, at)
+    histories = history_rows(interactions, item_ids, codes, codebook_id, at)
+    write(home, codebook_id, items, histories)
+    apply(home, codebook_id)
+    materialise(home, codebook_id)
 
 
 def apply(home: Home, codebook_id: str) -> None:

@@ -19,7 +19,7 @@ from flows.encode import read_codebook, read_codes
 from flows.steps import StepResult
 from hymirec.additions import publications, read
 from hymirec.home import Home
-from hymirec.schema import ITEM_ID
+from hymirec.schema import ITEM_ID, USER_ID
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +51,11 @@ def publish_codes(
     """
     now = datetime.now(UTC)
     item_ids, codes = _with_publications(home, item_ids, codes, codebook_id)
-    items = offline.item_rows(item_ids, codes, codebook_id, now)
-    histories = offline.history_rows(interactions, item_ids, codes, codebook_id, now)
-    offline.write(home, codebook_id, items, histories)
-    publication.apply(home, codebook_id)
-    publication.materialise(home, codebook_id)
+    publication.publish(home, codebook_id, interactions, item_ids, codes, now)
     publish_statistics(home, interactions, codebook_id)
     log.info(
         "publish: %d items and %d histories online, codebook %s",
-        len(items), len(histories), codebook_id,
+        len(item_ids), interactions[USER_ID].nunique(), codebook_id,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import requests
 
-from features import offline, online, publication
+from features import online, publication
 from features.event_log import EventLog
 from features.updates import EventConsumer
 from hymirec.home import Home
@@ -42,12 +42,7 @@ def home(tmp_path):
          "timestamp": pd.to_datetime([1] * 5, unit="s", utc=True)}
     )  # fmt: skip
     now = datetime.now(UTC)
-    offline.write(
-        home, CODEBOOK, offline.item_rows(ITEMS, codes, CODEBOOK, now),
-        offline.history_rows(published, ITEMS, codes, CODEBOOK, now),
-    )  # fmt: skip
-    publication.apply(home, CODEBOOK)
-    publication.materialise(home, CODEBOOK)
+    publication.publish(home, CODEBOOK, published, ITEMS, codes, now)
     return home
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from features import offline, online, publication
+from features import online, publication
 from features.event_log import Event, EventLog
 from features.parity import Mismatch, ParityCheck, difference
 from features.training_sets import training_set
@@ -49,13 +49,7 @@ def publish(home, codebook_id, codes, events):
     times = pd.to_datetime(times, unit="s", utc=True)
     interactions = pd.DataFrame({"user_id": users, "item_id": items, "timestamp": times})
     now = datetime.now(UTC)
-    offline.write(
-        home, codebook_id,
-        offline.item_rows(ITEMS, codes, codebook_id, now),
-        offline.history_rows(interactions, ITEMS, codes, codebook_id, now),
-    )  # fmt: skip
-    publication.apply(home, codebook_id)
-    publication.materialise(home, codebook_id)
+    publication.publish(home, codebook_id, interactions, ITEMS, codes, now)
 
 
 def clicks(*events, first=0):

@@ -60,13 +60,7 @@ def test_nothing_to_count_is_an_error():
 
 def publish(home):
     codes = np.zeros((len(ITEMS), 3), dtype=np.uint8)
-    offline.write(
-        home, CODEBOOK,
-        offline.item_rows(ITEMS, codes, CODEBOOK, NOW),
-        offline.history_rows(INTERACTIONS, ITEMS, codes, CODEBOOK, NOW),
-    )  # fmt: skip
-    publication.apply(home, CODEBOOK)
-    publication.materialise(home, CODEBOOK)
+    publication.publish(home, CODEBOOK, INTERACTIONS, ITEMS, codes, NOW)
 
 
 def test_statistics_are_read_as_they_were_counted(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features import offline, online, publication, stores
+from features import online, publication, stores
 from features.addresses import hide_password, postgresql_url, redis_connection
 from features.event_log import Event, EventLog
 from features.updates import EventConsumer
@@ -31,13 +31,7 @@ def publish(home, codebook_id=CODEBOOK, num_users=3):
         }
     )
     codes = np.arange(9, dtype=np.uint8).reshape(3, 3)
-    offline.write(
-        home, codebook_id,
-        offline.item_rows(ITEMS, codes, codebook_id, NOW),
-        offline.history_rows(interactions, ITEMS, codes, codebook_id, NOW),
-    )  # fmt: skip
-    publication.apply(home, codebook_id)
-    publication.materialise(home, codebook_id)
+    publication.publish(home, codebook_id, interactions, ITEMS, codes, NOW)
 
 
 def items_of(home, user_id, codebook_id=CODEBOOK):

@@ -119,13 +119,7 @@ def publish(home, codebook_id, items=ITEMS):
         }
     )
     codes, now = codes_of(codebook_id)[: len(items)], datetime.now(UTC)
-    offline.write(
-        home, codebook_id,
-        offline.item_rows(items, codes, codebook_id, now),
-        offline.history_rows(interactions, items, codes, codebook_id, now),
-    )  # fmt: skip
-    publication.apply(home, codebook_id)
-    publication.materialise(home, codebook_id)
+    publication.publish(home, codebook_id, interactions, items, codes, now)
 
 
 def row_of(home, user_id, codebook_id=CODEBOOK):

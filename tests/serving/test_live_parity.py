@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from prometheus_client import CollectorRegistry
 
-from features import offline, publication
+from features import publication
 from features.event_log import EventLog
 from features.online import FeatureReader, FeatureWriter
 from hymirec.errors import UsageError
@@ -26,12 +26,7 @@ def log(tmp_path):
         {"user_id": ["u1", "u1", "u2"], "item_id": ["a", "b", "c"],
          "timestamp": pd.to_datetime([1, 2, 3], unit="s", utc=True)}
     )  # fmt: skip
-    offline.write(
-        home, CODEBOOK, offline.item_rows(list("abc"), codes, CODEBOOK, now),
-        offline.history_rows(interactions, list("abc"), codes, CODEBOOK, now),
-    )  # fmt: skip
-    publication.apply(home, CODEBOOK)
-    publication.materialise(home, CODEBOOK)
+    publication.publish(home, CODEBOOK, interactions, list("abc"), codes, now)
     log = EventLog(home)
     yield log
     log.close()

@@ -36,13 +36,7 @@ INTERACTIONS = pd.DataFrame(
 def publish(home, codebook_id):
     now = datetime.now(UTC)
     codes = CODES[codebook_id]
-    offline.write(
-        home, codebook_id,
-        offline.item_rows(ITEMS, codes, codebook_id, now),
-        offline.history_rows(INTERACTIONS, ITEMS, codes, codebook_id, now),
-    )  # fmt: skip
-    publication.apply(home, codebook_id)
-    publication.materialise(home, codebook_id)
+    publication.publish(home, codebook_id, INTERACTIONS, ITEMS, codes, now)
 
 
 def registry(home):
