@@ -100,5 +100,5 @@ class HistoryScan:
 
 
 def _hashes(users: Sequence[str]) -> np.ndarray:
-    """uint64 [users]; of 100 million newcomers one is taken for known with a chance of 1 in 1,800."""
+    """uint64 [users]; one of 100 million newcomers is taken for known with a chance of 1:1,800."""
     return pd.util.hash_array(np.array(users, dtype=object), categorize=False)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import batch, codebook, events, items
+from hymirec.commands import batch, codebook, events, items, monitor
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
     DEFAULT_HOME,
@@ -51,6 +51,7 @@ app.add_typer(items.app, name="items")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
 app.command("recommend-all")(batch.recommend_all)
+app.command()(monitor.monitor)
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055

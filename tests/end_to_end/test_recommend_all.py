@@ -1,4 +1,4 @@
-"""Everybody's lists in one file: as the server would answer, whole, resumable, alike on a cluster."""
+"""Everybody's lists in one file: as the server would answer, whole and resumable."""
 
 import shutil
 import time
