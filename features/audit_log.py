@@ -43,14 +43,15 @@ from hymirec.home import Home
 ENV_ACTOR = "HYMIREC_ACTOR"
 """Who acts, where the account's name would not say, such as in CI."""
 
-PROMOTION, FORCED, ROLLBACK, REFUSAL, NOTICED = (
+PROMOTION, NOMINATION, FORCED, ROLLBACK, NOTICED, REFUSAL = (
     "promotion",
+    "nomination",
     "forced",
     "rollback",
-    "refusal",
     "noticed",
+    "refusal",
 )
-MOVES = (PROMOTION, FORCED, ROLLBACK, NOTICED)
+MOVES = (PROMOTION, NOMINATION, FORCED, ROLLBACK, NOTICED)
 """Kinds after which a subject's state is the entry's `after`; a refusal leaves it as it was."""
 UNKNOWN = "unknown"
 """The actor of what was done behind our back."""
@@ -81,8 +82,8 @@ _GUARDS = {
         f"CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit {_REFUSE}",
         f"CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit {_REFUSE}",
         # REPLACE deletes, but not so that the trigger above would see it.
-        "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit "
-        f"WHEN EXISTS (SELECT 1 FROM audit WHERE position = NEW.position) {_REFUSE}",  # noqa: S608
+        "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit "  # noqa: S608
+        "WHEN EXISTS (SELECT 1 FROM audit WHERE position = NEW.position) " + _REFUSE,
     ),
     "postgresql": (
         "CREATE OR REPLACE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS "
