@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import batch, codebook, events, items, monitor
+from hymirec.commands import batch, codebook, events, items, models, monitor
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
     DEFAULT_HOME,
@@ -50,6 +50,9 @@ app.add_typer(events.app, name="events")
 app.add_typer(items.app, name="items")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
+app.add_typer(models.app, name="models")
+
+app.command()(models.rollback)
 app.command("recommend-all")(batch.recommend_all)
 app.command()(monitor.monitor)
 
@@ -85,13 +88,16 @@ def pipeline(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the backbone from the Hugging Face hub.")
     ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Of all trainings, in place of the recipe's.", min=0)
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Validate, encode, publish, train, evaluate, register and promote."""
     if not backbone and (download or tuning != "frozen"):
         raise UsageError("--tuning and --download are about a --backbone; none is named")
-    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download)
+    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download, seed=seed)
     show_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
@@ -354,7 +360,7 @@ def _show_progress() -> None:
 
 def _run_pipeline(
     home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
-    *, download: bool = False,
+    *, download: bool = False, seed: int | None = None,
 ) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
@@ -367,7 +373,9 @@ def _run_pipeline(
     from flows.pipeline import pipeline as flow
 
     return interruptible(
-        lambda: flow(data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model)
+        lambda: flow(
+            data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model, seed=seed
+        )
     )
 
 

@@ -10,9 +10,10 @@ from torch.nn.functional import normalize
 
 from hymirec.codebook import ResidualCodebook
 from hymirec.errors import VersionError
-from hymirec.inputs import assemble, index_history
+from hymirec.inputs import index_history
 from hymirec.package import RecommenderPackage
 from hymirec.retrieval import ItemIndex
+from hymirec.tensors import assemble
 
 NUM_ITEMS = 40
 ITEM_IDS = [f"item {number}" for number in range(1, NUM_ITEMS + 1)]
