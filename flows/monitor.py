@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
@@ -58,22 +60,41 @@ class Monitored:
 def monitor_flow(
     home: Path, alias: str = CHAMPION, config: Path | None = None, deployment: str = RETRAIN
 ) -> Monitored:
-    """`monitor` as a flow, whose artifact is the look; see there."""
-    found = monitor(Home.at(home), alias, config, deployment)
+    """`monitor` as a flow, whose artifact is the look and whose word is a webhook's.
+
+    Args:
+        home: of the version.
+        alias: of the version.
+        config: thresholds, see `flows.monitoring.settings.read_config`.
+        deployment: started when policy asks for a retrain; none if empty.
+    """
+    start = (lambda reason: start_retrain(deployment, reason)) if deployment else None
+    found = monitor(Home.at(home), alias, config, start)
     create_markdown_artifact(as_markdown(found), key="monitor", description=found.version)
+    if found.crossed:
+        text = f"{found.version} drifts: {'; '.join(map(str, found.crossed))}. {found.retrain}"
+        notify(
+            "drift", text.rstrip(), version=found.version, retrain=found.retrain_run_id,
+            crossed=[one.to_json() for one in found.crossed],
+        )  # fmt: skip
     return found
 
 
+StartRetrain = Callable[[str], FlowRun | None]
+"""Starts a retrain for a reason; None where there is nothing that could do it."""
+
+
 def monitor(
-    home: Home, alias: str = CHAMPION, config: Path | None = None, deployment: str = RETRAIN
-) -> Monitored:
+    home: Home, alias: str = CHAMPION, config: Path | None = None,
+    start: StartRetrain | None = None,
+) -> Monitored:  # fmt: skip
     """Look once at the version an alias names, add the look to its series, write the report.
 
     Args:
         home: whose version, log and rows.
         alias: which version.
         config: thresholds, see `flows.monitoring.settings.read_config`.
-        deployment: started when policy asks for a retrain; none if empty.
+        start: called when policy asks for a retrain and none was started of late.
 
     Raises:
         UsageError: nothing is served under the alias, or the thresholds cannot be read.
@@ -98,31 +119,26 @@ def monitor(
     crossed = crossings(points, step, settings)
     for one in crossed:
         log.warning("monitor: %s: %s (%s)", served.name, one, one.policy)
-    says, retrain_run = _retrain(series, crossed, settings, deployment, now)
+    retrain, run_id = _retrain(series, crossed, settings, start, now)
     report = home.reports / "monitor" / f"version-{served.version.version}.html"
     write_report(
         report, version=f"version {served.version.version} ({alias})",
         codebook_id=served.codebook_id, step=step, series=points, not_judged=not_judged,
-        crossed=crossed, config=settings, retrain=says,
+        crossed=crossed, config=settings, retrain=retrain,
     )  # fmt: skip
     series.keep(report)
     state = f"{len(crossed)} of {len(values)} metrics too far" if crossed else "nothing too far"
     log.info("monitor: %s, look %d: %s", served.name, step, state)
-    if crossed:
-        text = (
-            f"{served.name} drifts: " + "; ".join(map(str, crossed)) + (f". {says}" if says else "")
-        )
-        details = [one.to_json() for one in crossed]
-        notify("drift", text, version=served.name, crossed=details, retrain=retrain_run)
     return Monitored(
-        served.name, step, values, not_judged, crossed, report, series.run_id, says, retrain_run
+        served.name, step, values, not_judged, crossed, report, series.run_id, retrain, run_id
     )
 
 
 def _retrain(
-    series: Series, crossed: list[Crossing], config: MonitorConfig, deployment: str, now: datetime
-) -> tuple[str, str]:
-    """Start the deployment where policy asks for it and it was not just started.
+    series: Series, crossed: list[Crossing], config: MonitorConfig, start: StartRetrain | None,
+    now: datetime,
+) -> tuple[str, str]:  # fmt: skip
+    """Start a retrain where policy asks for it and none was started of late.
 
     Returns:
         What became of it, in one sentence, and the flow run's id where there is one; both may be
@@ -131,25 +147,28 @@ def _retrain(
     reasons = [str(one) for one in crossed if one.policy == "retrain"]
     if not reasons:
         return "", ""
-    if not deployment:
-        return "A retrain is due.", ""
     before = series.tags.get(RETRAIN_TAG)
     if before is not None:
         hours = (now - datetime.fromisoformat(before)).total_seconds() / 3600
         if hours < config.retrain_again_hours:
             return f"A retrain was asked for {hours:.1f} hours ago.", ""
-    try:
-        run = run_deployment(
-            deployment, timeout=0, as_subflow=False, tags=["drift"],
-            parameters={"reason": "; ".join(reasons)},
-        )  # fmt: skip
-    except ObjectNotFound:
-        log.warning("monitor: a retrain is due, but there is no deployment %s: `hymirec up` makes "
-                    "it, `hymirec flow run retrain` does it now", deployment)  # fmt: skip
-        return f"A retrain is due; there is no deployment {deployment}.", ""
+    run = start("; ".join(reasons)) if start else None
+    if run is None:
+        return "A retrain is due: `hymirec flow run retrain` does it.", ""
     series.tag(RETRAIN_TAG, now.isoformat(timespec="seconds"))
     log.info("monitor: retrain asked for as flow run %s", run.name)
     return f"A retrain was started as flow run {run.name}.", str(run.id)
+
+
+def start_retrain(deployment: str, reason: str) -> FlowRun | None:
+    """Have a worker run a deployment; None where there is no such deployment."""
+    try:
+        return run_deployment(
+            deployment, timeout=0, as_subflow=False, tags=["drift"], parameters={"reason": reason}
+        )
+    except ObjectNotFound:
+        log.warning("monitor: there is no deployment %s: `hymirec up` makes it", deployment)
+        return None
 
 
 def as_markdown(found: Monitored) -> str:

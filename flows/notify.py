@@ -38,13 +38,11 @@ def notify(event: Event, text: str, **details: Any) -> bool:
         "details": details,
     }
     for attempt in range(ATTEMPTS):
-        try:
-            webhook = Webhook.load(BLOCK)
-        except ValueError:
+        webhook = _webhook()  # anew, for a block's client is good for one call
+        if webhook is None:
             log.debug("notify: no block %s: %s", BLOCK, text)
             return False
         try:
-            # A block's client is good for one call.
             answer = run_coro_as_sync(webhook.call(body))
             if answer is not None and answer.is_success:
                 return True
@@ -64,3 +62,10 @@ def notify_failure(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> Non
         "failure", f"flow {flow.name} failed: {message}", flow=flow.name, state=state.name,
         flow_run=run.name, flow_run_id=str(run.id),
     )  # fmt: skip
+
+
+def _webhook() -> Webhook | None:
+    try:
+        return Webhook.load(BLOCK)
+    except ValueError:
+        return None

@@ -16,7 +16,7 @@ from features.offline import EVENT_TIMESTAMP
 from features.online import FeatureReader
 from features.training_sets import TrainingSet, training_set
 from features.updates import CONSUMER
-from flows.items import cosine_error
+from flows.coding import cosine_error
 from flows.monitoring.baseline import (
     LIST_LENGTH,
     Baseline,
