@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from prefect import Flow
 from prefect.blocks.webhook import Webhook
@@ -66,6 +66,6 @@ def notify_failure(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> Non
 
 def _webhook() -> Webhook | None:
     try:
-        return Webhook.load(BLOCK)
+        return cast(Webhook, Webhook.load(BLOCK))
     except ValueError:
         return None
