@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import codebook, events, items
+from hymirec.commands import codebook, events, items, models
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import DEFAULT_HOME, HomeOption, JsonOption, configured
 from hymirec.display import (
@@ -45,6 +45,9 @@ app.add_typer(events.app, name="events")
 app.add_typer(items.app, name="items")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
+app.add_typer(models.app, name="models")
+
+app.command()(models.rollback)
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
@@ -78,13 +81,16 @@ def pipeline(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the backbone from the Hugging Face hub.")
     ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Of all trainings, in place of the recipe's.", min=0)
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Validate, encode, publish, train, evaluate, register and promote."""
     if not backbone and (download or tuning != "frozen"):
         raise UsageError("--tuning and --download are about a --backbone; none is named")
-    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download)
+    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download, seed=seed)
     show_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
@@ -347,7 +353,7 @@ def _show_progress() -> None:
 
 def _run_pipeline(
     home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
-    *, download: bool = False,
+    *, download: bool = False, seed: int | None = None,
 ) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
@@ -360,7 +366,9 @@ def _run_pipeline(
     from flows.pipeline import pipeline as flow
 
     return _interruptible(
-        lambda: flow(data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model)
+        lambda: flow(
+            data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model, seed=seed
+        )
     )
 
 
