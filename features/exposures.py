@@ -194,8 +194,8 @@ class ExposureLog:
             for kind, table in _TABLES.items():
                 of_kind = [_columns(row) for row in rows if row["kind"] == kind]
                 if of_kind:
-                    statement = insert(table).on_conflict_do_nothing(index_elements=["exposure_id"])
-                    statement = statement.returning(table.c.position)
+                    fresh = insert(table).on_conflict_do_nothing(index_elements=["exposure_id"])
+                    statement = fresh.returning(table.c.position)
                     new += len(connection.execute(statement, of_kind).all())
         return new
 

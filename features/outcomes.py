@@ -159,17 +159,19 @@ def _shown(counted: pd.DataFrame) -> pd.DataFrame:
 
 def _attributed(shown: pd.DataFrame, events: pd.DataFrame, window: float) -> pd.DataFrame:
     """Which shown items were seen, clicked and converted, and what that was worth."""
-    shown = shown.assign(place=np.arange(len(shown)), second=np.floor(shown["time"]))
+    shown = shown.assign(
+        place=np.arange(len(shown)), second=np.floor(shown["time"]).astype(np.int64)
+    )
     named = events[events["request_id"] != ""].merge(
         shown[["user_id", "item_id", "request_id", "place"]],
         on=["user_id", "item_id", "request_id"],
     )
     rest = events[~_is_named(events, named)]
-    ordered = rest.astype({"time": float}).sort_values("time", kind="stable")
+    ordered = rest.astype({"time": np.int64}).sort_values("time", kind="stable")
     lists = shown.sort_values("second", kind="stable")
     joined = pd.merge_asof(
-        ordered, lists[["user_id", "item_id", "second", "place"]].astype({"second": float}),
-        left_on="time", right_on="second", by=["user_id", "item_id"], tolerance=window,
+        ordered, lists[["user_id", "item_id", "second", "place"]],
+        left_on="time", right_on="second", by=["user_id", "item_id"], tolerance=int(window),
     ).dropna(subset=["place"])  # fmt: skip
     matched = pd.concat([named[["place", "kind", "value"]], joined[["place", "kind", "value"]]])
     place = matched["place"].to_numpy(dtype=np.int64)
@@ -235,6 +237,6 @@ def _history(
     logged = earlier.groupby("user_id").size().reindex(first.index, fill_value=0)
     stored = [
         int(np.searchsorted(published[user], np.floor(time))) if user in published else 0
-        for user, time in first.items()
+        for user, time in zip(first.index.astype(str), first, strict=True)
     ]
     return pd.DataFrame({m.HISTORY: np.maximum(logged, stored)})

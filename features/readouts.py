@@ -145,7 +145,7 @@ class ReadoutMaker:
             return {}
         try:
             reader = FeatureReader(self.home, there[0])
-            found = {}
+            found: dict[str, NDArray[np.int64]] = {}
             for start in range(0, len(user_ids), USERS_PER_READ):
                 rows = reader.read_users(user_ids[start : start + USERS_PER_READ])
                 found |= {user: row.history.times for user, row in rows.items()}
@@ -197,7 +197,8 @@ def _clicks_of(found: Outcomes, team: int) -> NDArray[np.float64]:
     """Clicks of each user on items of a team, users in the order of `users`."""
     shown = found.shown[found.shown["clicked"] & (found.shown["team"] == team)]
     counts = shown.groupby("user_id").size()
-    return counts.reindex(found.users["user_id"], fill_value=0).to_numpy(dtype=float)
+    by_user = counts.reindex(found.users["user_id"], fill_value=0)
+    return by_user.to_numpy().astype(np.float64)
 
 
 def _counts(
