@@ -21,7 +21,16 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import batch, codebook, events, experiments, items, models, monitor
+from hymirec.commands import (
+    batch,
+    codebook,
+    events,
+    experiments,
+    items,
+    models,
+    monitor,
+    services,
+)
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
     DEFAULT_HOME,
@@ -56,6 +65,8 @@ app.add_typer(models.app, name="models")
 app.command()(models.rollback)
 app.command("recommend-all")(batch.recommend_all)
 app.command()(monitor.monitor)
+for service_command in (services.up, services.down, services.status):
+    app.command()(service_command)
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
