@@ -194,7 +194,7 @@ def _shards(
             list(range(first, min(first + GROUPS_PER_SHARD, scan.num_groups)))
             for first in range(0, scan.num_groups, GROUPS_PER_SHARD)
         ]
-        sizes = [scan.num_users_in(some) for some in groups]
+        sizes = [sum(scan.sizes[group] for group in some) for some in groups]
         newcomers = list(scan.newcomers(NEWCOMERS_PER_SHARD))
     finally:
         scan.close()
