@@ -25,14 +25,13 @@ from prefect.runtime import flow_run
 from flows.data import DataRef, ingest
 from flows.encode import (
     build_codebook,
-    read_codebook,
-    read_codes,
     read_first_stage,
     read_items,
     train_encoder,
 )
 from flows.pipeline import FLOW_RUN_TAG, step
-from flows.steps import LIBRARY, StepResult, alone_in, run_step, source_digest
+from flows.locks import alone_in
+from flows.steps import LIBRARY, StepResult, run_step, source_digest
 from flows.tracking import (
     log_metrics,
     log_parameters,
@@ -40,7 +39,7 @@ from flows.tracking import (
     source_commit,
     tracked_run,
 )
-from flows.train import USERS, read_recommender, train_recommender
+from flows.train import USERS, read_recommender, read_training_histories, train_recommender
 from flows.validate import validate
 from hymirec.errors import UsageError
 from hymirec.evaluation.report import RANK, Catalogue, evaluate
@@ -49,8 +48,6 @@ from hymirec.fitting import fit_baseline
 from hymirec.home import Home
 from hymirec.inputs import (
     IndexedHistory,
-    build_histories,
-    index_history,
     index_interactions,
     number_items,
 )
@@ -245,17 +242,8 @@ def _train_hymirec(
     encoder = train_encoder(home, data, recipe, run_id, split=split)
     codebook = build_codebook(home, encoder, recipe, run_id)
 
-    def read(home: Home, data: DataRef, codebook_id: str) -> tuple[list[str], list[IndexedHistory]]:
-        dataset = data.read()
-        ids = dataset.items[ITEM_ID].tolist()
-        index = number_items(ids)
-        histories = build_histories(dataset.interactions, ids, read_codes(codebook), codebook_id)
-        return list(histories), [index_history(one, index) for one in histories.values()]
-
-    done = train_recommender(
-        home, data, encoder, codebook, recipe, run_id, read=read, split=split
-    )  # fmt: skip
-    users, histories = read(home, data, read_codebook(codebook).id)
+    done = train_recommender(home, data, encoder, codebook, recipe, run_id, split=split)
+    users, histories = read_training_histories(home, data, codebook)
     model = read_recommender(done)
     parameters = _count(read_first_stage(encoder)) + _count(model)
     return _Trained(model, parameters, (encoder, codebook, done), users, histories)

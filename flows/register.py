@@ -17,9 +17,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
-from features.definitions import service_name
 from flows.data import DataRef
-from flows.encode import read_codebook, read_items
+from flows.encode import read_items
 from flows.settings import CODEBOOK_TAG, MODEL_NAME
 from flows.steps import StepResult, source_digest, step_digest
 from flows.tracking import REPOSITORY
@@ -72,9 +71,8 @@ def register_model(
     digest = package_digest(evaluation.digest)
     if known := find_version(digest):
         return known
-    book = read_codebook(codebook)
     items = read_items(data)
-    users, histories = read_training_histories(home, data, book.id)
+    users, histories = read_training_histories(home, data, codebook)
     package = RecommenderPackage.assemble(
         read_recommender(recommender),
         items,
@@ -113,6 +111,9 @@ def register_package(
         card: the version's description.
         parts: further tags.
     """
+    # Imported here since Feast takes seconds, for which a run that changes nothing need not wait.
+    from features.definitions import service_name
+
     info = package.info
     client = mlflow.MlflowClient()
     with tempfile.TemporaryDirectory() as directory:
