@@ -12,11 +12,12 @@ from torch.nn.functional import normalize
 from hymirec.codebook import ResidualCodebook
 from hymirec.errors import VersionError
 from hymirec.history import History
-from hymirec.inputs import assemble, index_history
+from hymirec.inputs import index_history
 from hymirec.models.hymirec import HyMiRec, HyMiRecConfig
 from hymirec.models.layers import BackboneConfig
 from hymirec.package import RecommenderPackage
 from hymirec.retrieval import ItemIndex
+from hymirec.tensors import assemble
 
 NUM_ITEMS = 40
 ITEM_IDS = [f"item {number}" for number in range(1, NUM_ITEMS + 1)]
