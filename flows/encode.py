@@ -27,7 +27,6 @@ from hymirec.schema import ITEM_ID
 from hymirec.splits import LEAVE_LAST, SplitConfig
 from hymirec.training import LogMetrics
 
-
 ENCODER, CODEBOOK = "encoder", "codebook"
 
 

@@ -24,8 +24,10 @@ from hymirec.home import Home
 
 log = logging.getLogger(__name__)
 
-TRAINING, PUBLISHING, VALIDATION = "pipeline", "publish", "validate"
-"""Names of locks. Who needs several takes them in this order."""
+TRAINING, VALIDATION, PUBLICATION = "pipeline", "validate", "publish-features"
+"""Locks of whole flows: of those that train or register, of `validate`, of `publish-features`."""
+DATA, STORES = "data", "stores"
+"""Locks of what flows of any kind write to, held for the time of writing."""
 
 _SECONDS_BETWEEN_TRIES = 0.2
 

@@ -17,8 +17,9 @@ from features.online import FeatureWriter
 from features.statistics import count_items, logged_clicks
 from flows.data import DataRef
 from flows.encode import read_codebook, read_codes
-from flows.locks import PUBLISHING, alone_in
+from flows.locks import STORES, alone_in
 from flows.published import PUBLISH, find_published, note_published_data, publish_inputs
+from flows.served import served_versions
 from flows.steps import StepResult, find_step, forget, run_step
 from hymirec.additions import publications, read
 from hymirec.home import Home
@@ -30,16 +31,46 @@ log = logging.getLogger(__name__)
 def publish_features(home: Home, data: DataRef, codebook: StepResult) -> StepResult:
     """Publish a codebook's item codes and user histories beside those already there.
 
-    A step: done again where other data, or nothing, is published under the codebook by now, and
-    where it was cut short.
+    `flows.published.find_published` tells whether it has to be; cut short, it is made whole.
     """
+    items = data.read().items[ITEM_ID].tolist()
+    return _publish(home, data, items, read_codes(codebook), read_codebook(codebook).id)
 
+
+def publish_served(home: Home, data: DataRef, *, again: bool = False) -> list[StepResult]:
+    """Publish data under the codebook of every version that an alias names, unless it is.
+
+    Items that a version has not seen are read by its encoder first, as `hymirec items publish`
+    does; items of the version that the data lacks stay.
+
+    Raises:
+        UsageError: nothing is served.
+    """
+    # Imported here since PyTorch and the encoder take seconds, which a pipeline has spent already.
+    from flows.items import publish_items
+
+    steps = []
+    for served in served_versions(home):
+        done = None if again else find_published(home, data, served.codebook_id)
+        if done:
+            log.info("publish: nothing changed under codebook %s", served.codebook_id)
+        else:
+            publish_items(home, data.read().items)
+            items = pd.read_parquet(served.package / "items.parquet")[ITEM_ID].tolist()
+            codes = np.load(served.codebook / "codes.npy")
+            done = _publish(home, data, items, codes, served.codebook_id)
+        steps.append(done)
+    return steps
+
+
+def _publish(
+    home: Home, data: DataRef, item_ids: Sequence[str], codes: NDArray[np.uint8], codebook_id: str
+) -> StepResult:
     def work(output: Path, checkpoints: Path) -> None:
-        items = data.read().items[ITEM_ID].tolist()
-        publish_codes(home, data, items, read_codes(codebook), read_codebook(codebook).id)
+        publish_codes(home, data, item_ids, codes, codebook_id)
 
-    inputs = publish_inputs(data, codebook)
-    if not find_published(home, data, codebook) and (stale := find_step(home, PUBLISH, inputs)):
+    inputs = publish_inputs(data, codebook_id)
+    if stale := find_step(home, PUBLISH, inputs):
         forget(stale)
     return run_step(home, PUBLISH, inputs, work)
 
@@ -59,7 +90,7 @@ def publish_codes(
     interactions = data.read().interactions
     now = datetime.now(UTC)
     item_ids, codes = _with_publications(home, item_ids, codes, codebook_id)
-    with alone_in(home, PUBLISHING, wait=True):
+    with alone_in(home, STORES, wait=True):
         note_published_data(home, codebook_id, "")
         publication.publish(home, codebook_id, interactions, item_ids, codes, now)
         note_published_data(home, codebook_id, data.digest)

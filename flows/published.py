@@ -12,7 +12,6 @@ from pathlib import Path
 import features
 from features.offline import history_path, item_path
 from flows.data import DataRef
-from flows.encode import read_codebook
 from flows.steps import StepResult, find_step, source_digest
 from hymirec.home import Home
 
@@ -21,21 +20,20 @@ STORES = ("HYMIREC_ONLINE_STORE", "HYMIREC_REGISTRY", "HYMIREC_EVENT_LOG")
 """Variables that say where features are published; see `features.stores`."""
 
 
-def publish_inputs(data: DataRef, codebook: StepResult) -> dict[str, object]:
+def publish_inputs(data: DataRef, codebook_id: str) -> dict[str, object]:
     """All that publishing depends on, as inputs of a step: other stores are to be filled anew."""
     return {
         "data": data.digest,
-        "codebook": codebook.digest,
+        "codebook": codebook_id,
         "stores": [os.environ.get(name, "") for name in STORES],
         "code": source_digest(Path(features.__file__).parent, Path(__file__).parent / "publish.py"),
     }
 
 
-def find_published(home: Home, data: DataRef, codebook: StepResult) -> StepResult | None:
+def find_published(home: Home, data: DataRef, codebook_id: str) -> StepResult | None:
     """What publishing made, if it has been done and nothing else has been published since."""
-    done = find_step(home, PUBLISH, publish_inputs(data, codebook))
-    same = published_data(home, read_codebook(codebook).id) == data.digest
-    return done if same else None
+    done = find_step(home, PUBLISH, publish_inputs(data, codebook_id))
+    return done if published_data(home, codebook_id) == data.digest else None
 
 
 def published_data(home: Home, codebook_id: str) -> str:

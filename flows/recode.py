@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from features.offline import read_histories
 from flows.data import DataRef
 from flows.encode import read_codebook, read_codes, read_health
+from flows.locks import alone_in
 from flows.promote import GATE_METRIC, judge
 from flows.publish import publish_codes
 from flows.register import (
@@ -29,7 +30,6 @@ from flows.register import (
 )
 from flows.served import ServedVersion, served_versions
 from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
-from flows.locks import alone_in
 from flows.steps import StepResult, run_step
 from flows.tracking import log_component, log_metrics, tracked_run
 from hymirec.additions import publications, read

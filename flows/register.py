@@ -65,12 +65,9 @@ def register_model(
 ) -> ModelVersion:
     """Log the recommender as an MLflow model in the active run and register it.
 
-    A version that came of the very same evaluation and code is taken as it is. `parts` are the
-    logged models it was made with, as tags: `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
+    `find_version` tells whether it is. `parts` are the logged models it was made with, as tags:
+    `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
     """
-    digest = package_digest(evaluation.digest)
-    if known := find_version(digest):
-        return known
     items = read_items(data)
     users, histories = read_training_histories(home, data, codebook)
     package = RecommenderPackage.assemble(
@@ -80,7 +77,7 @@ def register_model(
         recipe=recipe.name,
         data_digest=data.digest,
     )
-    return register_package(package, users[:1], digest, card, parts)
+    return register_package(package, users[:1], package_digest(evaluation.digest), card, parts)
 
 
 def package_digest(made_of: str) -> str:

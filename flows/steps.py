@@ -1,8 +1,9 @@
 """Steps whose result depends on nothing but their inputs: done once, found again.
 
 A step's directory carries a digest of all its inputs: digests of data and of earlier steps, its
-settings, and the source of the library and of the step. It appears under its final name only when it is complete; until
-then the work lies in `<name>.partial`, whose checkpoints the next attempt resumes from.
+settings, and the source of the library and of the step. It appears under its final name only when
+it is complete; until then the work lies in `<name>.partial`, whose checkpoints the next attempt
+resumes from.
 """
 
 from __future__ import annotations
@@ -67,8 +68,13 @@ def run_step(
     before = _seconds_before(partial)
     output.mkdir(parents=True)
     checkpoints.mkdir(exist_ok=True)
-    with measured() as cost:
-        work(output, checkpoints)
+    try:
+        with measured() as cost:
+            work(output, checkpoints)
+    except Exception:
+        if not any(checkpoints.iterdir()):  # there is nothing to go on from
+            shutil.rmtree(partial)
+        raise
     cost["seconds"] += before
     (output / COST).write_text(json.dumps(cost))
     output.rename(final)
@@ -131,7 +137,9 @@ def _seconds_before(partial: Path) -> float:
 def step_digest(name: str, inputs: Mapping[str, object]) -> str:
     """Digest of a step's inputs and of the library's source, 12 hex digits."""
     parts = [path for path in LIBRARY.iterdir() if path.name not in COMMAND_LINE]
-    library = source_digest(*sorted(path for path in parts if path.is_dir() or path.suffix == ".py"))
+    library = source_digest(
+        *sorted(path for path in parts if path.is_dir() or path.suffix == ".py")
+    )
     content = json.dumps([name, inputs, library], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 

@@ -47,6 +47,24 @@ def tracked_run(home: Home, name: str, tags: Mapping[str, str]) -> Iterator[str]
         yield run.info.run_id
 
 
+def close_killed(home: Home, lock: str) -> set[str]:
+    """End the runs of processes that were killed; the ids of their flow runs.
+
+    Called with the lock held: who else had it and has a run that still goes on is dead.
+    """
+    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return set()
+    found = client.search_runs(
+        [experiment.experiment_id],
+        filter_string=f"attributes.status = 'RUNNING' AND tags.{LOCK_TAG} = '{lock}'",
+    )
+    for run in found:
+        client.set_terminated(run.info.run_id, "KILLED")
+    return {run.data.tags[FLOW_RUN_TAG] for run in found} - {""}
+
+
 def source_commit() -> str:
     """The git commit that the code is of, `+` behind it where files have changed since.
 

@@ -129,12 +129,15 @@ def evaluate_recommender(
         (output / "recall_by_length.svg").write_text(plot)
 
     step = run_step(home, EVALUATION, _evaluation_inputs(recommender), work)
-    metrics = read_metrics(step)
-    log_metrics(run_id, {f"test/{name}": value for name, value in metrics["metrics"].items()})
-    log_metrics(
-        run_id, {f"popularity/{name}": value for name, value in metrics["popularity"].items()}
-    )
+    log_evaluation(run_id, step)
     return step
+
+
+def log_evaluation(run_id: str, evaluation: StepResult) -> None:
+    """Log the metrics of an evaluation as `test/…` and `popularity/…`."""
+    found = read_metrics(evaluation)
+    parts = (("test", found["metrics"]), ("popularity", found["popularity"]))
+    log_metrics(run_id, {f"{part}/{name}": v for part, its in parts for name, v in its.items()})
 
 
 def find_evaluation(home: Home, recommender: StepResult) -> StepResult | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from hymirec.errors import InterruptedRunError
 from hymirec.home import DEFAULT_HOME as DEFAULT_HOME
 from hymirec.home import ENV_HOME, Home
 
@@ -25,3 +28,18 @@ def configured(home: Path) -> Home:
     place = Home.at(home)
     configure_tools(place)
     return place
+
+
+def interruptible(run: Callable[[], Any]) -> Any:
+    """Run what can be taken up again.
+
+    Raises:
+        InterruptedRunError: SIGINT or SIGTERM came.
+    """
+    # Prefect is told on the way out, which a plain SIGTERM would cut short.
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.default_int_handler)
+    try:
+        return run()
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("interrupted: the same command goes on from here") from error
