@@ -50,7 +50,7 @@ def validate(data: Path, home: Path, bad_rows: BadRows = "fail") -> FlowResult:
 @flow(name="train-encoder")
 def train_encoder(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    data: str = "",
+    seed: int | None = None, data: str = "",
 ) -> FlowResult:  # fmt: skip
     """Train the content encoder and embed the catalogue.
 
@@ -59,14 +59,11 @@ def train_encoder(
         recipe: a name in `hymirec.recipes`.
         backbone: reads the item texts in place of the recipe's own: a directory or a hub name.
         tuning: how much of the backbone trains: full, lora or frozen.
+        seed: of all trainings, in place of the recipe's.
         data: digest of validated data, or its beginning; the latest if none is given.
     """
-    with _training("train-encoder", home, data, recipe, backbone, tuning) as (
-        run,
-        place,
-        ref,
-        settings,
-    ):
+    settings = chosen_recipe(recipe, backbone, tuning, seed)
+    with _training("train-encoder", home, data, settings) as (run, place, ref):
         done, _ = tasks.encoder_task(place, ref, settings, run.run_id)
         run.steps.append(done)
         return run.result(data=ref.digest, encoder=done.digest)
@@ -75,15 +72,11 @@ def train_encoder(
 @flow(name="build-codebook")
 def build_codebook(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    data: str = "",
+    seed: int | None = None, data: str = "",
 ) -> FlowResult:  # fmt: skip
     """Fit the codebook on the encoded catalogue; arguments as `train_encoder`."""
-    with _training("build-codebook", home, data, recipe, backbone, tuning) as (
-        run,
-        place,
-        ref,
-        settings,
-    ):
+    settings = chosen_recipe(recipe, backbone, tuning, seed)
+    with _training("build-codebook", home, data, settings) as (run, place, ref):
         encoder = _encoder(place, ref, settings)
         done, _ = tasks.codebook_task(place, encoder, settings, run.run_id)
         run.steps.append(done)
@@ -93,7 +86,7 @@ def build_codebook(
 @flow(name="publish-features")
 def publish_features(
     home: Path, recipe: str = "", backbone: str = "", tuning: Tuning = "frozen",
-    data: str = "", again: bool = False,
+    seed: int | None = None, data: str = "", again: bool = False,
 ) -> FlowResult:  # fmt: skip
     """Publish histories and codes to the feature store.
 
@@ -105,6 +98,7 @@ def publish_features(
         recipe: as `train_encoder`; none for the versions that are served.
         backbone: as `train_encoder`.
         tuning: as `train_encoder`.
+        seed: as `train_encoder`.
         data: as `train_encoder`.
         again: publish what seems to be published too, as after the loss of a store.
     """
@@ -113,7 +107,7 @@ def publish_features(
     with flow_run(place, "publish-features", lock=PUBLICATION, wait=True) as run:
         tasks.log_data(ref, run.run_id)
         if recipe:
-            settings = chosen_recipe(recipe, backbone, tuning)
+            settings = chosen_recipe(recipe, backbone, tuning, seed)
             codebook = _codebook(place, ref, settings)
             run.steps.append(tasks.publish_task(place, ref, codebook, run.run_id, again=again))
         else:
@@ -124,15 +118,11 @@ def publish_features(
 @flow(name="train-recommender")
 def train_recommender(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    data: str = "",
+    seed: int | None = None, data: str = "",
 ) -> FlowResult:  # fmt: skip
     """Train the recommender on published histories; arguments as `train_encoder`."""
-    with _training("train-recommender", home, data, recipe, backbone, tuning) as (
-        run,
-        place,
-        ref,
-        settings,
-    ):
+    settings = chosen_recipe(recipe, backbone, tuning, seed)
+    with _training("train-recommender", home, data, settings) as (run, place, ref):
         encoder, codebook = _encoder(place, ref, settings), _codebook(place, ref, settings)
         done = tasks.train_task(place, ref, encoder, codebook, settings, run.run_id)
         run.steps.append(done)
@@ -142,10 +132,11 @@ def train_recommender(
 @flow(name="evaluate")
 def evaluate(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    data: str = "",
+    seed: int | None = None, data: str = "",
 ) -> FlowResult:  # fmt: skip
     """Rank every user's test item with the model and with popularity; as `train_encoder`."""
-    with _training("evaluate", home, data, recipe, backbone, tuning) as (run, place, ref, settings):
+    settings = chosen_recipe(recipe, backbone, tuning, seed)
+    with _training("evaluate", home, data, settings) as (run, place, ref):
         codebook = _codebook(place, ref, settings)
         recommender = _recommender(place, ref, settings)
         done = tasks.evaluate_task(place, ref, codebook, recommender, settings, run.run_id)
@@ -156,10 +147,11 @@ def evaluate(
 @flow(name="register")
 def register(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    data: str = "",
+    seed: int | None = None, data: str = "",
 ) -> FlowResult:  # fmt: skip
     """Register the evaluated model as a version; arguments as `train_encoder`."""
-    with _training("register", home, data, recipe, backbone, tuning) as (run, place, ref, settings):
+    settings = chosen_recipe(recipe, backbone, tuning, seed)
+    with _training("register", home, data, settings) as (run, place, ref):
         encoder, codebook = _encoder(place, ref, settings), _codebook(place, ref, settings)
         recommender = _recommender(place, ref, settings)
         evaluation = _evaluation(place, ref, settings)
@@ -179,30 +171,32 @@ def register(
 @flow(name="promote")
 def promote(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    data: str = "",
+    seed: int | None = None, data: str = "",
 ) -> FlowResult:  # fmt: skip
     """Let the gate judge the registered version, once; arguments as `train_encoder`."""
-    with _training("promote", home, data, recipe, backbone, tuning) as (run, place, ref, settings):
+    settings = chosen_recipe(recipe, backbone, tuning, seed)
+    with _training("promote", home, data, settings) as (run, place, ref):
         evaluation = _evaluation(place, ref, settings)
         known = tasks.find_version(tasks.package_digest(evaluation.digest))
         if known is None:
             raise _not_yet("register", ref, settings)
         done = tasks.promote_task(place, int(known.version), evaluation, run.run_id)
         run.steps.append(done)
-        return run.result(model_version=int(known.version), promoted=tasks.promoted(done))
+        number = int(known.version)
+        return run.result(model_version=number, standing=tasks.standing_of(number, done))
 
 
 @contextmanager
 def _training(
-    name: str, home: Path, data: str, recipe: str, backbone: str, tuning: Tuning
-) -> Iterator[tuple[FlowRun, Home, DataRef, Recipe]]:
+    name: str, home: Path, data: str, recipe: Recipe
+) -> Iterator[tuple[FlowRun, Home, DataRef]]:
     """Open the run of a flow that is about data and a recipe, and log both."""
     place = Home.at(home).create()
-    ref, settings = admitted(place, data), chosen_recipe(recipe, backbone, tuning)
+    ref = admitted(place, data)
     with flow_run(place, name) as run:
         tasks.log_data(ref, run.run_id)
-        log_parameters(run.run_id, settings.flat())
-        yield run, place, ref, settings
+        log_parameters(run.run_id, recipe.flat())
+        yield run, place, ref
 
 
 def _encoder(home: Home, data: DataRef, recipe: Recipe) -> StepResult:

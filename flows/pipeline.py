@@ -27,6 +27,7 @@ class PipelineResult:
     """What a run came to.
 
     Attributes:
+        standing: of the version now, see `flows.promote.Standing`.
         ran: steps that were done.
         skipped: steps whose inputs, settings and code had not changed.
         data_report: the report's page on the interactions; unlike its start page, it can be read
@@ -35,7 +36,7 @@ class PipelineResult:
     """
 
     model_version: int
-    promoted: bool
+    standing: str
     run_id: str
     seconds: float
     metrics: dict[str, float]
@@ -47,7 +48,8 @@ class PipelineResult:
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
-        return asdict(self) | {"data_report": str(self.data_report)}
+        promoted = self.standing == "champion"
+        return asdict(self) | {"promoted": promoted, "data_report": str(self.data_report)}
 
 
 @flow(name="pipeline")
@@ -57,6 +59,7 @@ def pipeline(
     recipe: str = "small",
     backbone: str = "",
     tuning: Tuning = "frozen",
+    seed: int | None = None,
     bad_rows: BadRows = "fail",
 ) -> PipelineResult:
     """Validate, encode, publish, train, evaluate, register, promote.
@@ -67,9 +70,10 @@ def pipeline(
         recipe: a name in `hymirec.recipes`.
         backbone: reads the item texts in place of the recipe's own: a directory or a hub name.
         tuning: how much of the backbone trains: full, lora or frozen.
+        seed: of all trainings, in place of the recipe's.
         bad_rows: what becomes of rows that do not meet the suites: fail, drop or keep.
     """
-    settings = chosen_recipe(recipe, backbone, tuning)
+    settings = chosen_recipe(recipe, backbone, tuning, seed)
     place = Home.at(home).create()
     with flow_run(place, "pipeline", run_name=settings.name) as run:
         run_id = run.run_id
@@ -93,7 +97,7 @@ def pipeline(
         verdict, results = read_verdict(checked), train.read_metrics(evaluation)
         return PipelineResult(
             model_version=version.version,
-            promoted=tasks.promoted(judged),
+            standing=tasks.standing_of(version.version, judged),
             run_id=run_id,
             seconds=run.seconds,
             metrics=results["metrics"],

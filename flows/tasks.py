@@ -22,11 +22,10 @@ from flows.admission import BadRows, admit, read_verdict, report_of
 from flows.card import CARD, model_card
 from flows.data import DataRef, ingest_step, read_ref
 from flows.locks import DATA, alone_in
-from flows.promote import promote
 from flows.published import find_published
 from flows.register import find_version, package_digest, register_model
 from flows.runs import show_link, show_table, step
-from flows.settings import CODEBOOK_TAG, MODEL_NAME
+from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from flows.steps import StepResult, run_step
 from flows.tracking import component_run, log_component, log_metrics, log_parameters, log_step
 from hymirec.evaluation.table import HEADLINE
@@ -40,16 +39,18 @@ REPORT = "data_report"
 Tuning = Literal["full", "lora", "frozen"]
 
 
-def chosen_recipe(name: str, backbone: str = "", tuning: Tuning = "frozen") -> Recipe:
-    """A recipe by name, with a pretrained model that reads the item texts where one is named.
+def chosen_recipe(
+    name: str, backbone: str = "", tuning: Tuning = "frozen", seed: int | None = None
+) -> Recipe:
+    """A recipe by name, with the pretrained text model and the seed where they are named.
 
     Raises:
         UsageError: no recipe is called so.
     """
     recipe = get_recipe(name)
-    if not backbone:
-        return recipe
-    return recipe.with_text_model(PretrainedConfig(source=backbone, tuning=tuning))
+    if backbone:
+        recipe = recipe.with_text_model(PretrainedConfig(source=backbone, tuning=tuning))
+    return recipe if seed is None else recipe.with_seed(seed)
 
 
 @step("data")
@@ -224,28 +225,36 @@ class Registered:
 
 @step("promote")
 def promote_task(home: Home, version: int, evaluation: StepResult, run_id: str) -> StepResult:
-    """Let the gate judge a version, once; see `promoted`.
+    """Let the gate judge a version and give it the alias it deserves, once.
 
-    A version that was judged is not promoted again: somebody may have gone back from it since.
+    What was done is not done again: somebody may have gone back from the version since.
     """
     found = mlflow.MlflowClient().get_model_version(MODEL_NAME, str(version))
     results = train.read_metrics(evaluation)
 
     def work(output: Path, checkpoints: Path) -> None:
-        passed = promote(found, results["metrics"], results["popularity"])
-        (output / "promoted.json").write_text(json.dumps(passed))
+        # Imported here as it imports Feast, see `publish_task`.
+        from flows.promote import place_new
+
+        standing = place_new(home, found, results["metrics"], results["popularity"])
+        (output / "standing.json").write_text(json.dumps(standing))
 
     with component_run(run_id, "promote") as own:
         inputs = {"version": version, "registered": found.creation_timestamp}
         done = run_step(home, "promote", inputs, work)
         log_step(own, done)
-        _set_tags(own, {"promoted": str(promoted(done)).lower()})
+        _set_tags(own, {"standing": standing_of(version, done)})
     return done
 
 
-def promoted(step: StepResult) -> bool:
-    """Whether the gate let a version through."""
-    return bool(json.loads((step.directory / "promoted.json").read_text()))
+def standing_of(version: int, judged: StepResult) -> str:
+    """What has become of a version: the alias it has by now, or else what the gate said."""
+    aliases = mlflow.MlflowClient().get_registered_model(MODEL_NAME).aliases
+    for alias in (CHAMPION, CHALLENGER):
+        if str(aliases.get(alias)) == str(version):
+            return alias
+    found = str(json.loads((judged.directory / "standing.json").read_text()))
+    return "refused" if found == "refused" else "passed"
 
 
 def encoder_settings(recipe: Recipe) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import codebook, events, flow, items
+from hymirec.commands import codebook, events, flow, items, models
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
     DEFAULT_HOME,
@@ -51,6 +51,9 @@ app.add_typer(items.app, name="items")
 app.add_typer(flow.app, name="flow")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
+app.add_typer(models.app, name="models")
+
+app.command()(models.rollback)
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
@@ -85,6 +88,9 @@ def pipeline(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the backbone from the Hugging Face hub.")
     ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Of all trainings, in place of the recipe's.", min=0)
+    ] = None,
     bad_rows: Annotated[
         BadRows, typer.Option(help="What becomes of rows that break a rule of the suites.")
     ] = "fail",
@@ -94,7 +100,9 @@ def pipeline(
     """Validate, encode, publish, train, evaluate, register and promote."""
     if not backbone and (download or tuning != "frozen"):
         raise UsageError("--tuning and --download are about a --backbone; none is named")
-    result = _run_pipeline(home, data, recipe, backbone, tuning, bad_rows, download=download)
+    result = _run_pipeline(
+        home, data, recipe, backbone, tuning, seed=seed, bad_rows=bad_rows, download=download
+    )
     show_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
@@ -361,7 +369,7 @@ def _show_progress() -> None:
 
 def _run_pipeline(
     home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
-    bad_rows: BadRows = "fail", *, download: bool = False,
+    *, seed: int | None = None, bad_rows: BadRows = "fail", download: bool = False,
 ) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
@@ -379,7 +387,7 @@ def _run_pipeline(
     return interruptible(
         lambda: launch(
             flow, data=data.resolve(), home=place.root, recipe=recipe, backbone=backbone,
-            tuning=tuning, bad_rows=bad_rows,
+            tuning=tuning, seed=seed, bad_rows=bad_rows,
         )
     )  # fmt: skip
 

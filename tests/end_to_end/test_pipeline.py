@@ -112,7 +112,7 @@ def test_every_component_has_a_run_below_the_pipelines(run, client):
     assert encoder.data.tags["skipped"] == "false"
     assert below[5].data.metrics["test/R_at_10"] == run.data.metrics["test/R_at_10"]
     assert client.list_artifacts(below[0].info.run_id, "data_report")
-    assert below[7].data.tags["promoted"] == "true"
+    assert below[7].data.tags["standing"] == "champion"
 
 
 def test_the_flow_run_links_to_its_mlflow_run(home, run):
