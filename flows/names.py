@@ -17,6 +17,9 @@ FLOWS = {
     "register": "flows.alone:register",
     "promote": "flows.alone:promote",
     "pipeline": "flows.pipeline:pipeline",
+    "recommend-all": "flows.recommend_all:recommend_all_flow",
+    "experiment-readout": "flows.experiments:experiment_readout",
+    "monitor": "flows.monitor:monitor_flow",
 }
 """Where each lies: module and object."""
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import codebook, events, flow, items, models
+from hymirec.commands import batch, codebook, events, experiments, flow, items, models, monitor
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
     DEFAULT_HOME,
@@ -49,11 +49,14 @@ app = typer.Typer(
 app.add_typer(events.app, name="events")
 app.add_typer(items.app, name="items")
 app.add_typer(flow.app, name="flow")
+app.add_typer(experiments.app, name="experiment")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
 app.add_typer(models.app, name="models")
 
 app.command()(models.rollback)
+app.command("recommend-all")(batch.recommend_all)
+app.command()(monitor.monitor)
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 from rich.markup import escape
@@ -59,7 +60,7 @@ def run(
 
     parameters = _parameters(name, flow.fn, given)
     result = interruptible(lambda: launch(flow, home=place.root, **parameters))
-    found = result.to_json()
+    found = result.to_json() if hasattr(result, "to_json") else {"results": result}
     _show(name, found)
     if as_json:
         print(json.dumps(found))
@@ -98,7 +99,9 @@ def _parameters(name: str, function: Any, given: dict[str, str]) -> dict[str, An
                 f"flow {name} has no option --{option}; it takes {' '.join(_options(function))}"
             )
         try:
-            found = TypeAdapter(hints[key]).validate_python(value)
+            several = get_origin(hints[key]) in (list, tuple, Sequence)
+            read = value.split(",") if several else value
+            found = TypeAdapter(hints[key]).validate_python(read)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise UsageError(f"flow {name}: --{option} {value}: {reason}") from error

@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import typer
 
 from hymirec.errors import InterruptedRunError
 from hymirec.home import DEFAULT_HOME as DEFAULT_HOME
 from hymirec.home import ENV_HOME, Home
+
+Result = TypeVar("Result")
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar=ENV_HOME, help="Directory that holds all state.")
@@ -30,13 +32,14 @@ def configured(home: Path) -> Home:
     return place
 
 
-def interruptible(run: Callable[[], Any]) -> Any:
-    """Run what can be taken up again.
+def interruptible(run: Callable[[], Result]) -> Result:
+    """Run something that goes on where it stopped when it is called again.
+
+    Prefect is told on the way out, which a plain SIGTERM would cut short.
 
     Raises:
-        InterruptedRunError: SIGINT or SIGTERM came.
+        InterruptedRunError: the user stopped it.
     """
-    # Prefect is told on the way out, which a plain SIGTERM would cut short.
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.default_int_handler)
     try:

@@ -1,5 +1,6 @@
 """`hymirec flow`: options are the flow's own parameters, checked before anything runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,17 +18,19 @@ def a_flow(
     bad_rows: Literal["fail", "drop"] = "fail",
     share: float = 0.5,
     again: bool = False,
+    names: Sequence[str] = (),
 ) -> None:
     pass
 
 
 def test_options_become_parameters_of_the_right_types(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    typed = ["--data", "here", "--bad-rows=drop", "--again", "--share", "0.25"]
+    typed = ["--data", "here", "--bad-rows=drop", "--again", "--share", "0.25", "--names", "a,b"]
     assert _parameters("a", a_flow, _given(typed)) == {
         "data": tmp_path / "here", "bad_rows": "drop", "again": True, "share": 0.25,
+        "names": ["a", "b"],
     }  # fmt: skip
-    assert _options(a_flow) == ["--data", "[--bad-rows]", "[--share]", "[--again]"]
+    assert _options(a_flow) == ["--data", "[--bad-rows]", "[--share]", "[--again]", "[--names]"]
 
 
 @pytest.mark.parametrize(
