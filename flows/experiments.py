@@ -22,6 +22,7 @@ from features.experiments import ExperimentStore, StoredExperiment
 from features.readings import ReadingLog
 from features.readouts import ReadoutMaker
 from flows.aliases import Aliases
+from flows.notify import HOOKS
 from flows.settings import CHAMPION
 from hymirec.abtest.decisions import Decision, decide
 from hymirec.abtest.definition import Experiment
@@ -217,7 +218,7 @@ def _run_of(client: mlflow.MlflowClient, stored: StoredExperiment) -> str:
     return str(run.info.run_id)
 
 
-@flow(name="experiment-readout")
+@flow(name="experiment-readout", **HOOKS)
 def experiment_readout(home: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Read out running experiments and do what follows: ramp, pause, roll back, conclude or hold.
 

@@ -21,7 +21,7 @@ from flows.monitoring.report import write_report
 from flows.monitoring.series import RETRAIN_TAG, Series
 from flows.monitoring.settings import MonitorConfig, read_config
 from flows.monitoring.verdict import Crossing, crossings, trends
-from flows.notify import notify, notify_failure
+from flows.notify import HOOKS, notify
 from flows.served import served_versions
 from flows.settings import CHAMPION
 from hymirec.additions import publications, read
@@ -56,7 +56,7 @@ class Monitored:
         }
 
 
-@flow(name="monitor", on_failure=[notify_failure], on_crashed=[notify_failure])
+@flow(name="monitor", **HOOKS)
 def monitor_flow(
     home: Path, alias: str = CHAMPION, config: Path | None = None, deployment: str = RETRAIN
 ) -> Monitored:

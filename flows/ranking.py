@@ -1,4 +1,8 @@
-"""The test cases of an evaluation ranked in shards, here or on a Dask cluster."""
+"""The test cases of an evaluation ranked in shards, here or on a Dask cluster.
+
+The shards are the same either way, and so are the answers to the bit; one that was done before an
+interruption is not ranked again.
+"""
 
 from __future__ import annotations
 
@@ -9,98 +13,103 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.offline import group_sizes, read_groups
-from flows.data import DataRef
-from flows.encode import read_items
 from flows.shards import each_shard
-from flows.steps import StepResult
-from hymirec.errors import DataError
 from hymirec.evaluation.protocol import Answers, answer_cases
 from hymirec.evaluation.report import LIST_LENGTH, AnswerCases
-from hymirec.home import Home
-from hymirec.inputs import index_history, number_items
+from hymirec.inputs import IndexedHistory
 from hymirec.models.hymirec import HyMiRec
-from hymirec.schema import ITEM_ID
-from hymirec.splits import Case, LeaveLastSplit, asks_about
+from hymirec.splits import Case
 
-GROUPS_PER_SHARD = 4
-"""Of rows of the published file, 1,000 users each."""
+CASES_PER_SHARD = 4096
 
 
-def in_shards(
-    home: Home, data: DataRef, codebook_id: str, recommender: StepResult, parts: Path
-) -> AnswerCases:
-    """Make what asks a model about everybody's test case, shard by shard.
-
-    Shards are groups of rows of the published histories, the same wherever they are ranked; one
-    that is done is not ranked again.
+def in_shards(recommender: Path, parts: Path) -> AnswerCases:
+    """Make what asks a model about cases, shard by shard.
 
     Args:
-        home: of the histories.
-        data: whose items number the model's.
-        codebook_id: of the histories.
-        recommender: the trained model.
-        parts: folder for the shards' answers.
+        recommender: folder of the model, which workers read.
+        parts: folder for the shards' cases and answers; it belongs to one model and its cases.
     """
-    groups = range(len(group_sizes(home, codebook_id)))
-    shards = [groups[first : first + GROUPS_PER_SHARD] for first in groups[::GROUPS_PER_SHARD]]
 
     def answer(cases: Sequence[Case]) -> Answers:
-        asked = [
-            {
-                "home": home.root, "data": data.directory, "codebook_id": codebook_id,
-                "model": recommender.directory / "recommender", "groups": list(some),
-                "part": parts / f"{some[0]:08}.npz",
-            }
-            for some in shards
-        ]  # fmt: skip
-        todo = [one for one in asked if not one["part"].exists()]
-        for _ in each_shard("evaluation", rank_shard, todo):
+        parts.mkdir(parents=True, exist_ok=True)
+        asked, sizes = [], []
+        for first in range(0, len(cases), CASES_PER_SHARD):
+            some = cases[first : first + CASES_PER_SHARD]
+            part = parts / f"{first:010}.npz"
+            if not part.exists():
+                questions = part.with_suffix(".cases.npz")
+                _write_cases(questions, some)
+                asked.append({"model": recommender, "cases": questions, "part": part})
+                sizes.append(len(some))
+        for _ in each_shard("evaluation", rank_shard, asked, sizes=sizes, what="users"):
             pass
-        found = [_read(one["part"]) for one in asked]
-        answers = Answers(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-        if len(answers.ranks) != len(cases):
-            raise DataError(
-                f"histories of codebook {codebook_id} changed while they were evaluated: "
-                f"{len(answers.ranks)} cases, {len(cases)} before"
-            )
-        return answers
+        found = [_read(part) for part in sorted(parts.glob("*[0-9].npz"))]
+        # Windows are as wide as the widest of their shard.
+        width = max(one.ranks.shape[1] for one in found)
+        ranks = [
+            torch.nn.functional.pad(one.ranks, (0, width - one.ranks.shape[1]), value=torch.nan)
+            for one in found
+        ]
+        return Answers(
+            torch.cat(ranks),
+            torch.cat([one.seen_kept for one in found]),
+            torch.cat([one.lists for one in found]),
+        )
 
     return answer
 
 
-def rank_shard(
-    home: Path, data: Path, codebook_id: str, model: Path, groups: Sequence[int], part: Path
-) -> None:
-    """Rank one shard's test cases and write the answers, whole or not at all.
+def rank_shard(model: Path, cases: Path, part: Path) -> None:
+    """Rank one shard's cases and write the answers, whole or not at all.
 
     Args:
-        home: root of the home.
-        data: folder of the canonical tables.
-        codebook_id: of the histories.
         model: folder of the recommender.
-        groups: of rows of the published histories.
+        cases: file of the cases; removed when they are answered.
         part: where to.
     """
-    recommender, index = _model(model, data)
-    histories = [
-        index_history(one, index)
-        for one in read_groups(Home.at(home), codebook_id, groups).values()
-    ]
-    asked = [one for one in histories if asks_about(one)]
-    cases = LeaveLastSplit(asked).test if asked else []
-    answers = answer_cases(recommender, cases, list_length=LIST_LENGTH)
-    part.parent.mkdir(parents=True, exist_ok=True)
+    answers = answer_cases(_model(model), _read_cases(cases), list_length=LIST_LENGTH)
     temporary = part.with_suffix(".tmp.npz")
     np.savez(temporary, **{name: value.numpy() for name, value in answers._asdict().items()})
     temporary.replace(part)
+    cases.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=1)
-def _model(directory: Path, data: Path) -> tuple[HyMiRec, dict[str, int]]:
+def _model(directory: Path) -> HyMiRec:
     """A worker reads the model once."""
-    items = read_items(DataRef("", data, data.name))
-    return HyMiRec.load(directory), number_items(items[ITEM_ID].tolist())
+    return HyMiRec.load(directory)
+
+
+def _write_cases(path: Path, cases: Sequence[Case]) -> None:
+    known = [case.known for case in cases]
+    np.savez(
+        path,
+        lengths=[len(one) for one in known],
+        items=np.concatenate([one.items for one in known]),
+        codes=np.concatenate([one.codes for one in known]),
+        times=np.concatenate([one.times for one in known]),
+        targets=[case.target for case in cases],
+        num_later=[len(case.later) for case in cases],
+        later=np.concatenate([case.later for case in cases]),
+        users=[case.user for case in cases],
+    )
+
+
+def _read_cases(path: Path) -> list[Case]:
+    with np.load(path) as file:
+        arrays = dict(file)
+    ends = np.cumsum(arrays["lengths"])[:-1]
+    known = zip(
+        *(np.split(arrays[name], ends) for name in ("items", "codes", "times")), strict=True
+    )
+    later = np.split(arrays["later"], np.cumsum(arrays["num_later"])[:-1])
+    return [
+        Case(IndexedHistory(*history), int(target), after, int(user))
+        for history, target, after, user in zip(
+            known, arrays["targets"], later, arrays["users"], strict=True
+        )
+    ]
 
 
 def _read(part: Path) -> Answers:

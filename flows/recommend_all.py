@@ -25,6 +25,7 @@ from prefect import flow
 
 from features.offline import history_path
 from features.scan import HistoryScan
+from flows.notify import HOOKS
 from flows.served import ServedVersion, served_versions
 from flows.settings import CHAMPION
 from flows.shards import each_shard
@@ -110,7 +111,7 @@ def recommend_all(
     )  # fmt: skip
 
 
-@flow(name="recommend-all")
+@flow(name="recommend-all", **HOOKS)
 def recommend_all_flow(
     home: Path, path: Path, k: int = 10, exclude_seen: bool = True, alias: str = CHAMPION
 ) -> AllRecommended:

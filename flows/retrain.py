@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from prefect import flow
 
 from flows.collect import collect
-from flows.notify import notify, notify_failure
+from flows.notify import HOOKS, notify
 from flows.pipeline import pipeline
-from flows.served import served_versions
+from flows.served import ServedVersion, served_versions
 from flows.settings import CHAMPION
+from hymirec.errors import HymirecError
 from hymirec.home import Home
 
 log = logging.getLogger(__name__)
+
+VERDICTS = {0: "champion", 3: "refused", 4: "refused"}
+"""What a version is by the status of `hymirec promote`; 4 says that the data cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Retrained:
         return vars(self)
 
 
-@flow(name="retrain", on_failure=[notify_failure], on_crashed=[notify_failure])
+@flow(name="retrain", **HOOKS)
 def retrain_flow(home: Path, reason: str = "schedule", alias: str = CHAMPION) -> Retrained:
     """Collect what came since, train as the served version was trained, and judge the result.
 
@@ -58,13 +66,53 @@ def retrain_flow(home: Path, reason: str = "schedule", alias: str = CHAMPION) ->
     (served,) = served_versions(place, alias)
     log.info("retrain: %s: %s", served.name, reason)
     directory = collect(place, served)
-    done = pipeline(data=directory, home=place.root, recipe=served.info["recipe"])
-    if done.standing == "refused":
+    done = pipeline(data=directory, home=place.root, **_as_trained(place, served))
+    standing, said = done.standing, ""
+    if standing == "challenger":
+        standing, said = _ask_gate(place, done.model_version)
+    if standing == "refused":
+        text = f"version {done.model_version} does not pass the gate {said}".strip()
         notify(
-            "promotion_refused", f"version {done.model_version} does not pass the gate",
+            "promotion_refused", text,
             version=done.model_version, parent=served.name, metrics=done.metrics,
         )  # fmt: skip
     return Retrained(
-        reason, str(served.version.version), str(done.model_version), done.standing, done.seconds,
+        reason, str(served.version.version), str(done.model_version), standing, done.seconds,
         done.ran, done.skipped,
     )  # fmt: skip
+
+
+def _as_trained(home: Home, served: ServedVersion) -> dict[str, Any]:
+    """Recipe and text model of a version, as the pipeline's arguments."""
+    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+    params = client.get_run(str(served.version.run_id)).data.params
+    source = params.get("encoder.backbone.pretrained.source", "")
+    arguments = {"recipe": served.info["recipe"]}
+    if source:
+        tuning = params["encoder.backbone.pretrained.tuning"]
+        arguments |= {"backbone": source, "tuning": tuning}
+    return arguments
+
+
+def _ask_gate(home: Home, version: int) -> tuple[str, str]:
+    """Have `hymirec promote` compare a version with the champion, in a process of its own.
+
+    The gate starts model servers, which flows know nothing of.
+
+    Returns:
+        What the version is now, and the gate's reason.
+
+    Raises:
+        HymirecError: the gate could not judge.
+    """
+    program = Path(sys.executable).parent / "hymirec"
+    done = subprocess.run(
+        [str(program), "promote", str(version), "--home", str(home.root), "--json"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode not in VERDICTS:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        raise HymirecError(f"the gate could not judge version {version}: {lines[-1]}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    log.info("gate: %s: %s", found["verdict"], found["reason"])
+    return VERDICTS[done.returncode], f"({found['verdict']}: {found['reason']})"
