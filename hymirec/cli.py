@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from hymirec import __version__
 from hymirec.commands import codebook, events, items, models
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import DEFAULT_HOME, HomeOption, JsonOption, configured
@@ -48,6 +49,24 @@ app.add_typer(feature_store.app, name="features")
 app.add_typer(models.app, name="models")
 
 app.command()(models.rollback)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"hymirec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True,
+                     callback=_print_version),
+    ] = False,
+) -> None:  # fmt: skip
+    """Options of the command line as a whole."""
+
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
