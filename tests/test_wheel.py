@@ -22,15 +22,15 @@ PACKAGES = ("hymirec", "features", "flows", "serving")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of a copy: a build leaves folders behind, and would find those of an earlier one."""
+    """The wheel of a copy: a build leaves folders behind, and would find those left before."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check",
-               "--no-deps", "--no-build-isolation", "--wheel-dir", str(built), str(source)]  # fmt: skip
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(built)]
+    command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (found,) = built.iterdir()
@@ -76,8 +76,7 @@ def test_the_pipeline_runs_from_the_wheel_without_the_repository(wheel, tmp_path
     place = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", place], check=True)
     python = place / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                    "--no-deps", wheel], check=True)  # fmt: skip
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
     own = next((place / "lib").glob("python*/site-packages"))
     # After its own packages, so that the repository of an editable installation is not found first.
     borrowed = [path for path in sys.path if path.endswith("site-packages")]
@@ -87,8 +86,13 @@ def test_the_pipeline_runs_from_the_wheel_without_the_repository(wheel, tmp_path
     write_world(generate(WorldConfig.tiny()), where / "world")
 
     def run(*command):
-        done = subprocess.run([place / "bin" / command[0], *map(str, command[1:])],
-                              cwd=where, env=environment, capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            [place / "bin" / command[0], *command[1:]],
+            cwd=where,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -9,6 +9,7 @@ import typer
 
 from hymirec.home import DEFAULT_HOME as DEFAULT_HOME
 from hymirec.home import ENV_HOME, Home
+from hymirec.upgrades import bring_up_to_date
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar=ENV_HOME, help="Directory that holds all state.")
@@ -19,9 +20,13 @@ JsonOption = Annotated[
 
 
 def configured(home: Path) -> Home:
-    """Name the home and tell Feast, MLflow and Prefect about it, before they are imported."""
+    """Name the home and tell Feast, MLflow and Prefect about it, before they are imported.
+
+    A home of an earlier release is brought up to date; see `hymirec.upgrades` for what it raises.
+    """
     from flows.settings import configure_tools
 
     place = Home.at(home)
+    bring_up_to_date(place)
     configure_tools(place)
     return place
