@@ -17,6 +17,7 @@ from hymirec.errors import UsageError
 LAYOUT = 1
 """Of the homes that this release makes and works with; see `hymirec.upgrades`."""
 ENV_HOME = "HYMIREC_HOME"
+"""The directory that holds all state, where `--home` does not say."""
 DEFAULT_HOME = Path(".hymirec")
 
 

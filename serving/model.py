@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 MAX_K = 1000
 ENV_MAX_AGE = "HYMIREC_MAX_FEATURE_AGE"
+"""Seconds since a user's row was written, past which an answer is marked as degraded; a week."""
 DEFAULT_MAX_AGE = 7 * 86_400.0
-"""Seconds since a user's row was written, past which an answer is marked as degraded."""
 SECONDS_BETWEEN_LOOKS = 1.0
 """For items published since."""
 
