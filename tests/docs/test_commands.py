@@ -66,13 +66,15 @@ def refuses(generate, line):
     """Why the command line would not take a line; None where it would."""
     words = words_of(line)
     command, rest = resolve(generate, ["hymirec", *words[1:]])
+    if hasattr(command, "commands") and not "".join(rest).startswith("-"):
+        return f"no command is called {rest[0]!r}" if rest else f"{words[-1]!r} is a group"
     try:
         command.make_context(" ".join(words[:3]), rest)
     except typer.Exit:
         return None
     except Exception as error:  # Typer's own have no public name
         return error.format_message() if hasattr(error, "format_message") else repr(error)
-    return f"{words[-1]!r} is a group of commands" if hasattr(command, "commands") else None
+    return None
 
 
 @pytest.mark.parametrize(("page", "line"), all_in(CALL, blocks))
@@ -117,5 +119,5 @@ def test_what_the_program_would_not_take_is_found(generate):
     assert "No such option" in refuses(generate, "hymirec pipeline --data DIR --speed 3")
     assert "Missing option" in refuses(generate, "hymirec pipeline --json")
     assert "valid integer" in refuses(generate, "hymirec recommend --user 42 -k ten")
-    assert "No such command" in refuses(generate, "hymirec fly")
+    assert "no command" in refuses(generate, "hymirec fly")
     assert "group" in refuses(generate, "hymirec events")
