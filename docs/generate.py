@@ -80,6 +80,11 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("hymirec.splits:SplitConfig", "hymirec.datasets.synthetic:WorldConfig"),
     ),
     (
+        "Monitoring",
+        "A YAML file. The one that comes with the package says what each setting is:",
+        ("flows.monitoring.settings:MonitorConfig", "flows.monitoring.settings:Threshold"),
+    ),
+    (
         "Experiments",
         "A YAML file of these.",
         (
@@ -94,6 +99,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
 )
 """Heading, what to know first, and `module:class` of what is described."""
+FILES = {"Monitoring": "flows/monitoring/monitor.yaml"}
+"""Of a section: the file of defaults, shown whole."""
 
 
 def pages() -> dict[Path, str]:
@@ -163,6 +170,8 @@ def configuration() -> str:
     text += table(("variable", ""), rows)
     for heading, first, names in SECTIONS:
         text += f"\n## {heading}\n\n" + (f"{first}\n\n" if first else "")
+        if heading in FILES:
+            text += f"```yaml\n{(REPOSITORY / FILES[heading]).read_text()}```\n\n"
         text += "\n".join(_settings(described(name)) for name in names)
         if heading == "Recipes":
             text += "\n" + _recipes()

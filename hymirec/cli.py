@@ -21,12 +21,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-<<<<<<< HEAD
 from hymirec import __version__
-from hymirec.commands import codebook, events, items, models
-=======
 from hymirec.commands import batch, codebook, events, experiments, items, models, monitor
->>>>>>> main
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
     DEFAULT_HOME,
