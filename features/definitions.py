@@ -14,9 +14,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
-from feast.types import Bytes, Int64, String
 
+from features.lean_feast import (
+    Bytes,
+    Entity,
+    FeatureService,
+    FeatureView,
+    Field,
+    FileSource,
+    Int64,
+    PushSource,
+    String,
+    ValueType,
+)
 from features.offline import (
     CREATED,
     EVENT_TIMESTAMP,

@@ -13,13 +13,16 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
-from feast import FeatureStore, FeatureView
-from feast.errors import FeatureViewNotFoundException
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from numpy.typing import NDArray
 
 from features.definitions import STATISTICS_VIEW, history_view_name, item_view_name
+from features.lean_feast import (
+    EntityKey,
+    FeatureStore,
+    FeatureView,
+    FeatureViewNotFoundException,
+    Value,
+)
 from features.offline import CODE, HISTORY, item_rows, packed_histories
 from features.statistics import ItemStatistics
 from features.stores import (

@@ -34,7 +34,7 @@ from features.updates import EVENTS_PER_ROUND, HistoryUpdater, note_publication
 from hymirec.errors import DataError, VersionError
 from hymirec.history import unpack
 from hymirec.home import Home
-from hymirec.progress import lines
+from hymirec.long_work import lines
 from hymirec.schema import USER_ID
 
 _ITEMS_PER_WRITE = 5000

@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from feast import FeatureStore, RepoConfig
-from feast.errors import FeastModuleImportError
-from feast.infra.registry.sql import FeastRegistrySchemaError
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from sqlalchemy.exc import SQLAlchemyError
 
 from features.addresses import hide_password, postgresql_url, redis_connection
 from features.definitions import codebook_of_service, history_view_name, item_view_name
+from features.lean_feast import (
+    FeastModuleImportError,
+    FeastRegistrySchemaError,
+    FeatureStore,
+    RepoConfig,
+)
 from hymirec.errors import HymirecError, UsageError, VersionError
 from hymirec.home import ENV_HOME, Home
 

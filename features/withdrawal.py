@@ -6,16 +6,15 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 
-from feast import FeatureStore
-from feast.errors import (
+from features.definitions import Definitions, define
+from features.event_log import EventLog
+from features.lean_feast import (
     DataSourceNotFoundException,
     DataSourceObjectNotFoundException,
     FeatureServiceNotFoundException,
+    FeatureStore,
     FeatureViewNotFoundException,
 )
-
-from features.definitions import Definitions, define
-from features.event_log import EventLog
 from features.offline import item_path
 from features.online import list_codebooks
 from features.stores import changing_registry

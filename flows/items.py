@@ -20,18 +20,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
-import torch
 from mlflow.entities import Metric
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from features.event_log import EventLog
 from features.online import FeatureWriter
 from features.updates import HistoryUpdater
-from flows.embedding import Embed
-from flows.embedding import embed as embed_here
+from flows.coding import Code, Coded
+from flows.coding import code as code_here
 from flows.served import ServedVersion, served_versions
 from hymirec.additions import (
     TEXT_DIGEST,
@@ -43,7 +39,6 @@ from hymirec.additions import (
     text_digest,
 )
 from hymirec.categories import categories_in
-from hymirec.codebook import Codebook, load_codebook
 from hymirec.errors import UsageError
 from hymirec.home import Home
 from hymirec.schema import ITEM_ID, TITLE
@@ -84,7 +79,7 @@ class Published:
 
 def publish_items(
     home: Home, table: pd.DataFrame, *, alias: str = "", alarm: float = DRIFT_ALARM,
-    embed: Embed = embed_here,
+    code: Code = code_here,
 ) -> list[Published]:  # fmt: skip
     """Publish what is new or changed in a table of items under every codebook that is served.
 
@@ -96,7 +91,7 @@ def publish_items(
         table: see `hymirec.datasets.items.load_items`.
         alias: only for the version of this alias.
         alarm: from how many times training's cosine error on drift is reported.
-        embed: reads the texts.
+        code: reads the texts and codes them.
 
     Raises:
         UsageError: nothing is served, or an encoder is missing.
@@ -104,7 +99,7 @@ def publish_items(
     """
     versions = served_versions(home, alias)
     with publishing(home):
-        return [_publish(home, served, table, alarm, embed) for served in versions]
+        return [_publish(home, served, table, alarm, code) for served in versions]
 
 
 @contextmanager
@@ -117,7 +112,7 @@ def publishing(home: Home) -> Iterator[None]:
 
 
 def _publish(
-    home: Home, served: ServedVersion, table: pd.DataFrame, alarm: float, embed: Embed
+    home: Home, served: ServedVersion, table: pd.DataFrame, alarm: float, code: Code
 ) -> Published:
     started = time.monotonic()
     directory = home.catalogue / served.codebook_id
@@ -139,25 +134,22 @@ def _publish(
     if not rows:
         log.info("items: nothing new in %d items, codebook %s", len(table), served.codebook_id)
         return result
-    vectors = torch.from_numpy(
-        embed(served.encoder, [texts[row] for row in rows], [places[row][0] for row in rows])
-    )
-    book = load_codebook(served.codebook / "codebook.safetensors")
-    codes = book.encode(vectors)
+    coded = code(
+        served.encoder, served.codebook,
+        [texts[row] for row in rows], [places[row][0] for row in rows],
+    )  # fmt: skip
     additions = Additions(
         [item_ids[row] for row in rows],
         [titles[row] for row in rows],
         [texts[row] for row in rows],
-        vectors.numpy(),
-        codes.numpy(),
+        coded.vectors,
+        coded.codes,
         _categories(catalogue.iloc[rows], served.info.get("category_column", "")),
     )
     users = _bring_online(home, served.codebook_id, additions)
     publish(directory, additions)
     seconds = time.monotonic() - started
-    result = replace(
-        result, users=users, seconds=seconds, **_drift(served, book, vectors, codes, alarm)
-    )
+    result = replace(result, users=users, seconds=seconds, **_drift(served, coded, alarm))
     log.info(
         "items: %d new, %d changed, %d unchanged, codebook %s, %.1f s",
         result.new, result.changed, result.unchanged, result.codebook_id, result.seconds,
@@ -200,10 +192,8 @@ def _bring_online(home: Home, codebook_id: str, additions: Additions) -> int:
         events.close()
 
 
-def _drift(
-    served: ServedVersion, book: Codebook, vectors: Tensor, codes: Tensor, alarm: float
-) -> dict[str, Any]:
-    error = cosine_error(book, vectors, codes)
+def _drift(served: ServedVersion, coded: Coded, alarm: float) -> dict[str, Any]:
+    error = coded.cosine_error
     health = json.loads((served.codebook / "health.json").read_text())
     training = 1 - health["cosine"]
     drift = error > alarm * training + _ROUNDING
@@ -213,12 +203,6 @@ def _drift(
             "`hymirec codebook update` refits it", served.codebook_id, error, training,
         )  # fmt: skip
     return {"cosine_error": error, "training_error": training, "drift": drift}
-
-
-@torch.no_grad()
-def cosine_error(book: Codebook, vectors: Tensor, codes: Tensor) -> float:
-    """Mean of 1 - cosine between vectors [n, D] and what their codes decode to."""
-    return 1 - float(np.mean(cosine_similarity(vectors, book.decode(codes), dim=1).numpy()))
 
 
 def _logged(home: Home, served: ServedVersion, result: Published) -> Published:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hymirec.errors import DataError
-from hymirec.inputs import IndexedHistory, assemble, pad
+from hymirec.inputs import IndexedHistory
+from hymirec.tensors import assemble, pad
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ Nothing in it is pickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -317,6 +317,15 @@ class RecommenderPackage:
             )
             for hit in hits
         ]  # fmt: skip
+
+    @property
+    def item_index(self) -> Mapping[str, int]:
+        """The model's index of each item id, from 1."""
+        return self._item_index
+
+    def popular(self, k: int) -> list[int]:
+        """Indices of the k most popular items, most popular first."""
+        return self._by_popularity[:k].tolist()
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """Titles of items; an item that is not in the catalogue goes by its id."""

@@ -14,40 +14,15 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hymirec.long_work import SECONDS_BETWEEN_LINES, duration
+
 log = logging.getLogger(__name__)
 
 SELECTION_METRIC = "N@10"
 """What early stopping watches, on validation."""
 
-SECONDS_BETWEEN_LINES = 15.0
-
 LogMetrics = Callable[[Mapping[str, float], int], None]
 """Called with metrics and the training step they belong to."""
-
-
-def lines(name: str, what: str) -> Callable[[int, int], None]:
-    """Tell how far a long count has come, in a line every `SECONDS_BETWEEN_LINES`.
-
-    Args:
-        name: of the work.
-        what: is counted.
-
-    Returns:
-        To be called with the number done and that of all.
-    """
-    started = last = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            left = (now - started) / done * (total - done)
-            log.info(
-                "%s: %s of %s %s, %s left", name, f"{done:,}", f"{total:,}", what, duration(left)
-            )
-
-    return tell
 
 
 class Progress(TrainerCallback):
@@ -135,14 +110,6 @@ class Progress(TrainerCallback):
         done = max(1, state.global_step - self._first_step)
         left = (now - self._started) / done * (state.max_steps - state.global_step)
         return f"{rate:,.0f} targets/s, at most {duration(left)} left"
-
-
-def duration(seconds: float) -> str:
-    """Spell a time as a person would: `45 s`, `12 min`, `3 h 5 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def epoch_loss(state: TrainerState, steps_per_epoch: int) -> float:

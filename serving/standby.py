@@ -26,9 +26,6 @@ import threading
 PRELOADED = (
     "accelerate",
     "faiss",
-    "feast",
-    "feast.infra.offline_stores.dask",
-    "feast.infra.online_stores.sqlite",
     "mlflow.pyfunc.scoring_server",
     "pandas",
     "pyarrow.parquet",

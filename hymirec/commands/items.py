@@ -32,12 +32,12 @@ def publish(
     from hymirec.datasets.items import load_items
 
     table = load_items(file)  # before all else: what is wrong here is said at once
-    from flows.embedding import embedding_process
+    from flows.coding import coding_process
 
-    with embedding_process() as embed:
+    with coding_process() as code:
         from flows.items import publish_items
 
-        done = publish_items(place, table, alias=model, alarm=drift, embed=embed)
+        done = publish_items(place, table, alias=model, alarm=drift, code=code)
     for one in done:
         what = f"{one.new} new, {one.changed} changed, {one.unchanged} unchanged items"
         error = (

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hymirec.evaluation.metrics import rank_of_target
-from hymirec.inputs import pad
 from hymirec.models.base import Recommender
 from hymirec.schema import PADDING_INDEX
 from hymirec.splits import Case
+from hymirec.tensors import pad
 
 SCORES_AT_ONCE = 2**24
 """Numbers of a table of scores, users by items, that are held at once."""

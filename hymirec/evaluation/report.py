@@ -15,8 +15,8 @@ from torch import Tensor
 from hymirec.evaluation.lists import item_categories, item_words, list_measures
 from hymirec.evaluation.metrics import DEFAULT_CUTOFFS, recall_at, summarise
 from hymirec.evaluation.protocol import Answers, answer_cases
+from hymirec.long_work import lines
 from hymirec.models.base import Recommender
-from hymirec.progress import lines
 from hymirec.schema import USER_ID
 from hymirec.splits import Case
 

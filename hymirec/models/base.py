@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hymirec.examples import Examples
-from hymirec.inputs import IndexedHistory, assemble
+from hymirec.inputs import IndexedHistory
 from hymirec.splits import count_items
+from hymirec.tensors import assemble
 
 
 class Recommender(nn.Module, ABC):
-    """Scores all items for users, from the model inputs that `hymirec.inputs.assemble` makes."""
+    """Scores all items for users, from the model inputs that `hymirec.tensors.assemble` makes."""
 
     @property
     @abstractmethod
@@ -36,7 +37,7 @@ class Recommender(nn.Module, ABC):
         """Most recent items the model reads one by one."""
 
     def assemble(self, histories: Sequence[IndexedHistory]) -> dict[str, Tensor]:
-        """Make a batch of the inputs that this model reads, see `hymirec.inputs.assemble`."""
+        """Make a batch of the inputs that this model reads, see `hymirec.tensors.assemble`."""
         return assemble(histories, max_history=self.max_history, num_recent=self.num_recent)
 
     @abstractmethod

@@ -1,5 +1,7 @@
 """What a published item costs and says, before any store or server stands around it."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +11,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from flows.embedding import embedding_process
-from flows.items import _drift, as_catalogue, cosine_error
+from flows.coding import Coded, coding_process, cosine_error
+from flows.items import _drift, as_catalogue
 from flows.served import served_versions
 from hymirec.codebook import ResidualCodebook
 from hymirec.errors import UsageError
@@ -36,7 +38,9 @@ def test_the_cosine_error_is_one_less_the_cosine():
 def test_drift_is_an_error_far_above_trainings(training, alarm, tmp_path, caplog):
     (tmp_path / "health.json").write_text(f'{{"cosine": {training}}}')
     served = SimpleNamespace(codebook=tmp_path, codebook_id="c0ffee")
-    found = _drift(served, AXES, *coded([4.0, 3.0]), 1.5)  # an error of 0.2
+    vectors, codes = coded([4.0, 3.0])
+    of_these = Coded(vectors.numpy(), codes.numpy(), 0.2)
+    found = _drift(served, of_these, 1.5)
     assert found["drift"] is alarm
     assert found["training_error"] == pytest.approx(1 - training)
     assert ("codebook c0ffee has drifted: cosine error 0.2000" in caplog.text) is alarm
@@ -59,6 +63,13 @@ def test_without_a_registry_nothing_is_served_and_none_is_made(tmp_path):
     assert not home.root.exists()
 
 
-def test_an_error_of_the_embedding_process_comes_back_in_one_line(tmp_path):
-    with embedding_process() as embed, pytest.raises(UsageError, match="the encoder is not there"):
-        embed(Path(tmp_path), ["text"], np.array([0]))
+def test_an_error_of_the_coding_process_comes_back_in_one_line(tmp_path):
+    AXES.save(tmp_path / "codebook.safetensors")
+    with coding_process() as code, pytest.raises(UsageError, match="the encoder is not there"):
+        code(Path(tmp_path), tmp_path, ["text"], np.array([0]))
+
+
+def test_neither_the_feature_store_nor_publishing_items_imports_pytorch():
+    program = "import flows.items, sys; print({'torch', 'transformers'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr

@@ -10,13 +10,12 @@ from hymirec.examples import CutPointExamples, NextItemExamples
 from hymirec.history import History
 from hymirec.inputs import (
     IndexedHistory,
-    assemble,
     index_history,
     index_interactions,
     number_items,
-    pad,
 )
 from hymirec.splits import LeaveLastSplit, asks_about, count_items
+from hymirec.tensors import assemble, pad
 
 
 def told_apart(length, start=1):

@@ -34,7 +34,6 @@ from hymirec.encoder import (
 )
 from hymirec.errors import DataError, UsageError
 from hymirec.fitting import fit
-from hymirec.inputs import assemble
 from hymirec.models.hymirec import HyMiRec, HyMiRecConfig
 from hymirec.models.layers import BackboneConfig, build_backbone
 from hymirec.models.nextitem import NextItemConfig, NextItemRecommender
@@ -47,6 +46,7 @@ from hymirec.models.pretrained import (
 )
 from hymirec.package import RecommenderPackage
 from hymirec.recipes import get_recipe
+from hymirec.tensors import assemble
 
 TEXTS = [
     "Title: Heat 1995 Content: crime thriller",

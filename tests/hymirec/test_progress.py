@@ -3,7 +3,8 @@
 import pytest
 from transformers import TrainerState
 
-from hymirec.progress import duration, epoch_loss, lines
+from hymirec.long_work import duration, lines
+from hymirec.progress import epoch_loss
 
 
 @pytest.mark.parametrize(
@@ -16,8 +17,8 @@ def test_durations_are_spelt(seconds, text):
 
 def test_a_long_count_tells_how_far_it_is_and_how_long_it_takes(caplog, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("hymirec.progress.time.monotonic", lambda: now[0])
-    caplog.set_level("INFO", logger="hymirec.progress")
+    monkeypatch.setattr("hymirec.long_work.time.monotonic", lambda: now[0])
+    caplog.set_level("INFO", logger="hymirec.long_work")
     tell = lines("evaluation", "users")
     for done, at in ((500, 110.0), (1000, 116.0), (1100, 117.0), (2000, 132.0)):
         now[0] = at

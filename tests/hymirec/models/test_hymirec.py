@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import normalize
 
 from hymirec.dmil import assign_targets, contrast, dmil_loss, merged_loss
-from hymirec.inputs import assemble
 from hymirec.models.hymirec import HyMiRec, interest_overlap
 from hymirec.models.layers import BackboneConfig, build_backbone
 from hymirec.models.nextitem import NextItemRecommender
+from hymirec.tensors import assemble
 
 LENGTHS = [5, 1, 0, 40, 13]
 

@@ -1,0 +1,86 @@
+"""Feast's names as this repository uses them, imported without what it brings for others.
+
+Of the five seconds of processor time that importing Feast 0.67 takes, four go into two things:
+PyTorch, for a conversion of answers that is not used here, and typeguard, which rewrites the
+functions of Feast's definitions so that they check their arguments whenever they are called. Both
+are left out while Feast is imported, and only then. What starts a home's commands and servers
+comes through here, so nothing else in the repository imports `feast` before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typeguard
+
+
+def _unchecked(target: Any = None, **_: Any) -> Any:
+    """Stand in for `typeguard.typechecked`, which does this itself under `python -O`."""
+    return _unchecked if target is None else target
+
+
+@contextmanager
+def _leaving_out_checks_and_torch() -> Iterator[None]:
+    checked: Callable[..., Any] = typeguard.typechecked
+    has_torch = "torch" in sys.modules
+    typeguard.typechecked = _unchecked
+    if not has_torch:
+        # Python refuses to import what is entered as None; Feast then does without.
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        typeguard.typechecked = checked
+        if not has_torch:
+            del sys.modules["torch"]
+
+
+with _leaving_out_checks_and_torch():
+    from feast import (
+        Entity,
+        FeatureService,
+        FeatureStore,
+        FeatureView,
+        Field,
+        FileSource,
+        PushSource,
+        RepoConfig,
+        ValueType,
+    )
+    from feast.errors import (
+        DataSourceNotFoundException,
+        DataSourceObjectNotFoundException,
+        FeastModuleImportError,
+        FeatureServiceNotFoundException,
+        FeatureViewNotFoundException,
+    )
+    from feast.infra.registry.sql import FeastRegistrySchemaError
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+    from feast.types import Bytes, Int64, String
+
+__all__ = [
+    "Bytes",
+    "DataSourceNotFoundException",
+    "DataSourceObjectNotFoundException",
+    "Entity",
+    "EntityKey",
+    "FeastModuleImportError",
+    "FeastRegistrySchemaError",
+    "FeatureService",
+    "FeatureServiceNotFoundException",
+    "FeatureStore",
+    "FeatureView",
+    "FeatureViewNotFoundException",
+    "Field",
+    "FileSource",
+    "Int64",
+    "PushSource",
+    "RepoConfig",
+    "String",
+    "Value",
+    "ValueType",
+]
