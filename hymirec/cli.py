@@ -20,7 +20,16 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import batch, codebook, events, items, models, monitor, serving
+from hymirec.commands import (
+    batch,
+    codebook,
+    events,
+    experiments,
+    items,
+    models,
+    monitor,
+    serving,
+)
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
     DEFAULT_HOME,
@@ -47,6 +56,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(events.app, name="events")
 app.add_typer(items.app, name="items")
+app.add_typer(experiments.app, name="experiment")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
 app.add_typer(models.app, name="models")
