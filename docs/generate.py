@@ -79,6 +79,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "",
         ("hymirec.splits:SplitConfig", "hymirec.datasets.synthetic:WorldConfig"),
     ),
+    ("Serving", "Options of `hymirec serve`.", ("serving.settings:GatewaySettings",)),
     (
         "Monitoring",
         "A YAML file. The one that comes with the package says what each setting is:",
