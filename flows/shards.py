@@ -15,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
-from hymirec.errors import UsageError
+from hymirec.errors import DataError, UsageError, VersionError
 from hymirec.long_work import lines
 
 ENV_DASK = "HYMIREC_DASK"
@@ -126,7 +126,12 @@ def may_pass(task: Any, run: Any, state: Any) -> bool:
 
 
 def is_io(error: BaseException | None) -> bool:
-    """Whether an error is of input or output, or was raised because of one."""
+    """Whether an error is of input or output, or was raised because of one.
+
+    What was asked for or handed in wrongly is not, though a missing file may be how it was noticed.
+    """
+    if isinstance(error, UsageError | DataError | VersionError):
+        return False
     while error is not None:
         if isinstance(error, OSError | TimeoutError):
             return True

@@ -13,6 +13,7 @@ import typer
 from hymirec.errors import InterruptedRunError
 from hymirec.home import DEFAULT_HOME as DEFAULT_HOME
 from hymirec.home import ENV_HOME, Home
+from hymirec.upgrades import bring_up_to_date
 
 Result = TypeVar("Result")
 
@@ -27,12 +28,15 @@ JsonOption = Annotated[
 def configured(home: Path) -> Home:
     """Name the home and tell Feast, MLflow and Prefect about it, before they are imported.
 
+    A home of an earlier release is brought up to date; see `hymirec.upgrades` for what it raises.
+
     Where `hymirec up` has started Prefect's server, flows report there.
     """
     from flows.settings import configure_tools
     from hymirec import supervision
 
     place = Home.at(home)
+    bring_up_to_date(place)
     configure_tools(place)
     prefect = supervision.find(place, "prefect")
     if prefect is not None and prefect.process is not None:

@@ -42,6 +42,7 @@ def caused(error, cause):
         (caused(RuntimeError("wrapped"), OSError("no disk")), True),
         (caused(HymirecError("store cannot be read"), ConnectionRefusedError()), True),
         (DataError("column 'timestamp' is missing"), False),
+        (caused(UsageError("no such folder"), FileNotFoundError()), False),
         (ValueError("shapes"), False),
     ],
 )
