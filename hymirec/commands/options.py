@@ -28,9 +28,8 @@ JsonOption = Annotated[
 def configured(home: Path) -> Home:
     """Name the home and tell Feast, MLflow and Prefect about it, before they are imported.
 
-    A home of an earlier release is brought up to date; see `hymirec.upgrades` for what it raises.
-
-    Where `hymirec up` has started Prefect's server, flows report there.
+    Where `hymirec up` has started Prefect's server, flows report there. A home of an earlier
+    release is brought up to date; see `hymirec.upgrades` for what it raises.
     """
     from flows.settings import configure_tools
     from hymirec import supervision
