@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -163,12 +163,13 @@ def _retrain(
 def start_retrain(deployment: str, reason: str) -> FlowRun | None:
     """Have a worker run a deployment; None where there is no such deployment."""
     try:
-        return run_deployment(
+        run = run_deployment(
             deployment, timeout=0, as_subflow=False, tags=["drift"], parameters={"reason": reason}
         )
     except ObjectNotFound:
         log.warning("monitor: there is no deployment %s: `hymirec up` makes it", deployment)
         return None
+    return cast(FlowRun, run)  # not a coroutine, since nothing is asynchronous here
 
 
 def as_markdown(found: Monitored) -> str:

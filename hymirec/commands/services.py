@@ -177,12 +177,14 @@ def _worker(home: Home, told: Told) -> Service:
 
 
 def _gateway(home: Home, told: Told) -> Service | None:
-    from flows.settings import CHAMPION, MODEL_NAME
-    from serving.server import refuse_port_in_use, resolve_alias
+    from flows.aliases import Aliases
+    from flows.settings import CHAMPION
+    from serving.server import refuse_port_in_use
 
     try:
-        resolve_alias(home, MODEL_NAME, CHAMPION)
-    except UsageError:
+        if not Aliases(home).get(CHAMPION):
+            return None
+    except UsageError:  # nothing is registered
         return None
     refuse_port_in_use(HOST, told.gateway_port)
     command = [program("hymirec"), "serve", "--home", str(home.root), "--host", HOST,
