@@ -24,7 +24,7 @@ from hymirec.supervision import Service
 HOST = "127.0.0.1"
 POOL = "hymirec"
 SETTINGS = "settings.json"
-"""Under `services` in the home: what `up` was told, for the next time."""
+"""Beside the services: what `up` was told, for the next time."""
 
 
 @dataclass
@@ -134,7 +134,7 @@ def _show(home: Home, as_json: bool) -> list[dict[str, Any]]:
 
 def _remembered(home: Home, **given: Any) -> Told:
     """What `up` was told now, and before where nothing is said now."""
-    file = home.root / "services" / SETTINGS
+    file = supervision.folder(home) / SETTINGS
     before = json.loads(file.read_text()) if file.exists() else {}
     told = Told(**before | {key: value for key, value in given.items() if value is not None})
     file.parent.mkdir(parents=True, exist_ok=True)
