@@ -17,9 +17,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
-from features.definitions import service_name
 from flows.data import DataRef
-from flows.encode import read_codebook, read_items
+from flows.encode import read_items
 from flows.settings import CODEBOOK_TAG, MODEL_NAME
 from flows.steps import StepResult, source_digest, step_digest
 from flows.tracking import REPOSITORY
@@ -69,15 +68,11 @@ def register_model(
 ) -> ModelVersion:
     """Log the recommender as an MLflow model in the active run and register it.
 
-    A version that came of the very same evaluation and code is taken as it is. `parts` are the
-    logged models it was made with, as tags: `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
+    `find_version` tells whether it is. `parts` are the logged models it was made with, as tags:
+    `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
     """
-    digest = package_digest(evaluation.digest)
-    if known := find_version(digest):
-        return known
-    book = read_codebook(codebook)
     items = read_items(data)
-    users, histories = read_training_histories(home, data, book.id)
+    users, histories = read_training_histories(home, data, codebook)
     package = RecommenderPackage.assemble(
         read_recommender(recommender),
         items,
@@ -85,7 +80,7 @@ def register_model(
         recipe=recipe.name,
         data_digest=data.digest,
     )
-    return register_package(package, users[:1], digest, card, parts)
+    return register_package(package, users[:1], package_digest(evaluation.digest), card, parts)
 
 
 def package_digest(made_of: str) -> str:
@@ -116,6 +111,9 @@ def register_package(
         card: the version's description.
         parts: further tags.
     """
+    # Imported here since Feast takes seconds, for which a run that changes nothing need not wait.
+    from features.definitions import service_name
+
     info = package.info
     client = mlflow.MlflowClient()
     with tempfile.TemporaryDirectory() as directory:

@@ -25,6 +25,7 @@ from hymirec.commands import (
     codebook,
     events,
     experiments,
+    flow,
     items,
     models,
     monitor,
@@ -56,6 +57,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(events.app, name="events")
 app.add_typer(items.app, name="items")
+app.add_typer(flow.app, name="flow")
 app.add_typer(experiments.app, name="experiment")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
@@ -71,6 +73,7 @@ RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST = serving.DEFAULT_HOST
 
 Tuning = Literal["full", "lora", "frozen"]
+BadRows = Literal["fail", "drop", "keep"]
 
 
 def main() -> None:
@@ -102,13 +105,18 @@ def pipeline(
     seed: Annotated[
         int | None, typer.Option(help="Of all trainings, in place of the recipe's.", min=0)
     ] = None,
+    bad_rows: Annotated[
+        BadRows, typer.Option(help="What becomes of rows that break a rule of the suites.")
+    ] = "fail",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Validate, encode, publish, train, evaluate, register and promote."""
     if not backbone and (download or tuning != "frozen"):
         raise UsageError("--tuning and --download are about a --backbone; none is named")
-    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download, seed=seed)
+    result = _run_pipeline(
+        home, data, recipe, backbone, tuning, seed=seed, bad_rows=bad_rows, download=download
+    )
     show_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
@@ -188,8 +196,12 @@ def benchmark(
     place = configured(home).create()
     if data is None:
         data, recipe, seeds = _built_in_world(place), "demo", 1
+    from flows.temporary_server import start_temporary_server
+
+    start_temporary_server()
     from flows.benchmark import benchmark as flow
     from flows.benchmark import contenders
+    from flows.runs import launch
     from hymirec.recipes import get_recipe
     from hymirec.splits import SplitConfig
 
@@ -199,8 +211,8 @@ def benchmark(
     names, swept = _listed(models), _listed(sweep)
     contenders(get_recipe(recipe), names, ablations=ablations, sweeps=swept)
     result = interruptible(
-        lambda: flow(
-            data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
+        lambda: launch(
+            flow, data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
             ablations=ablations, sweeps=swept, min_events=min_events, split=parts,
         )
     )  # fmt: skip
@@ -324,23 +336,27 @@ def _show_progress() -> None:
 
 def _run_pipeline(
     home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
-    *, download: bool = False, seed: int | None = None,
+    *, seed: int | None = None, bad_rows: BadRows = "fail", download: bool = False,
 ) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
     place = configured(home)
+    from flows.temporary_server import start_temporary_server
     from hymirec.recipes import get_recipe
 
     get_recipe(recipe)
-    text_model = _text_model(backbone, tuning, download=download)
+    backbone = _located(backbone, download=download)
     place.create()
+    start_temporary_server()
     from flows.pipeline import pipeline as flow
+    from flows.runs import launch
 
     return interruptible(
-        lambda: flow(
-            data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model, seed=seed
+        lambda: launch(
+            flow, data=data.resolve(), home=place.root, recipe=recipe, backbone=backbone,
+            tuning=tuning, seed=seed, bad_rows=bad_rows,
         )
-    )
+    )  # fmt: skip
 
 
 def _built_in_world(place: Home) -> Path:
@@ -355,17 +371,16 @@ def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def _text_model(backbone: str, tuning: Tuning, *, download: bool) -> Any:
+def _located(backbone: str, *, download: bool) -> str:
+    """A backbone that is there, by a name under which a run started elsewhere finds it too."""
     from hymirec.models import pretrained
 
     if download:
         pretrained.download(backbone)
     if backbone:
         pretrained.locate(backbone)
-    # A run started elsewhere has to find the same directory.
     path = Path(backbone).expanduser()
-    source = str(path.resolve()) if backbone and path.is_dir() else backbone
-    return pretrained.PretrainedConfig(source=source, tuning=tuning)
+    return str(path.resolve()) if backbone and path.is_dir() else backbone
 
 
 def _print_pages(home: Home, data_report: Path) -> None:

@@ -35,7 +35,7 @@ def configured(home: Path) -> Home:
 def interruptible(run: Callable[[], Result]) -> Result:
     """Run something that goes on where it stopped when it is called again.
 
-    Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
+    Prefect is told on the way out, which a plain SIGTERM would cut short.
 
     Raises:
         InterruptedRunError: the user stopped it.
