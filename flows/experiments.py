@@ -28,12 +28,11 @@ from hymirec.abtest.definition import Experiment
 from hymirec.abtest.readout import Readout
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
+from hymirec.query import Query
 
 log = logging.getLogger(__name__)
 
 ACTOR = "experiment-readout"
-SETTINGS = ("exclude_seen",)
-"""What variants may ask their models with."""
 TRACKED_IN = "experiments"
 """MLflow experiment that holds a run for each of ours."""
 EXPERIMENT_TAG = "experiment"
@@ -71,9 +70,9 @@ def resolve_versions(home: Home, experiment: Experiment) -> dict[str, int]:
     for variant in experiment.variants:
         version = aliases.find(str(variant.model))
         aliases.refuse_without_features(str(version.version))
-        unknown = [name for name in variant.settings if name not in SETTINGS]
+        unknown = [name for name in variant.settings if name not in Query.model_fields]
         if unknown:
-            known = ", ".join(SETTINGS)
+            known = ", ".join(Query.model_fields)
             raise UsageError(
                 f"variant {variant.name}: there is no setting {unknown[0]!r}; there are {known}"
             )

@@ -47,6 +47,7 @@ from serving.console.desk import Desk
 from serving.console.health import Pulse
 from serving.console.pages import add_console
 from serving.dispatch import LostError
+from serving.experiments import ExperimentRollout
 from serving.fleet import Fleet
 from serving.guard import Guard
 from serving.live_parity import LiveParity
@@ -381,14 +382,22 @@ def run_gateway(
     Raises:
         HymirecError: the version cannot be served.
     """
-    rollout = ChampionOnly()
-    fleet = Fleet(Registry(home, model), alias, rollout, settings)
-    app = create_app(home, fleet, rollout=rollout, settings=settings, tokens=tokens, desk=desk)
+    with ExperimentRollout(home) as rollout:
+        fleet = Fleet(Registry(home, model), alias, rollout, settings)
+        rollout.serve_from(lambda version: fleet.served(version) is not None)
+        app = create_app(
+            home, fleet, rollout=rollout, settings=settings, tokens=tokens, desk=desk
+        )
+        _listen(app, host, port, lambda: on_ready(fleet.champion.info.version))
+
+
+def _listen(app: FastAPI, host: str, port: int, on_start: Callable[[], None]) -> None:
+    """Answer at an address until interrupted or terminated."""
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", access_log=False, lifespan="off",
         server_header=False,
     )  # fmt: skip
-    server = _Server(config, lambda: on_ready(fleet.champion.info.version))
+    server = _Server(config, on_start)
 
     async def serve() -> None:
         task = asyncio.current_task()
