@@ -385,9 +385,7 @@ def run_gateway(
     with ExperimentRollout(home) as rollout:
         fleet = Fleet(Registry(home, model), alias, rollout, settings)
         rollout.serve_from(lambda version: fleet.served(version) is not None)
-        app = create_app(
-            home, fleet, rollout=rollout, settings=settings, tokens=tokens, desk=desk
-        )
+        app = create_app(home, fleet, rollout=rollout, settings=settings, tokens=tokens, desk=desk)
         _listen(app, host, port, lambda: on_ready(fleet.champion.info.version))
 
 

@@ -8,8 +8,8 @@ One token a line: the token, its roles with commas between, and a name for logs 
     c2d8…  read              anna
 
 `recommend` asks for recommendations, `events` sends events, `operate` reads metrics, looks after
-the gateway and runs experiments, `read` looks at the console. HYMIREC_TOKENS_FILE names the file; HYMIREC_TOKENS holds the lines themselves, with
-semicolons between where that is easier to write.
+the gateway and runs experiments, `read` looks at the console. HYMIREC_TOKENS_FILE names the file;
+HYMIREC_TOKENS holds the lines themselves, with semicolons between where that is easier to write.
 """
 
 from __future__ import annotations

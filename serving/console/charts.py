@@ -137,12 +137,13 @@ def draw(
         band=band,
         dots=[
             Dot(
-                x(one.time), y(one.value, bottom),
+                x(one.time),
+                y(one.value, bottom),
                 f"{_day(one.time)} UTC: {says(one.value)}"
                 + (f" ({says(one.low)} to {says(one.high)})" if has_band else ""),
             )
             for one in shown
-        ],  # fmt: skip
+        ],
         down=[Tick(y(value, 0), says(value)) for value in _steps(bottom, top)],
         along=[Tick(x(time), label) for time, label in _times(start, end)],
         across=[Tick(y(one.at, 0), one.label) for one in across if bottom <= one.at <= top],
@@ -153,7 +154,7 @@ def draw(
 def _thinned(points: Sequence[Point]) -> list[Point]:
     """Not more points than can be told apart, the last among them."""
     step = math.ceil(len(points) / MOST_POINTS)
-    return [*points[-1 :: -step]][::-1]
+    return [*points[-1::-step]][::-1]
 
 
 def _reach(points: Sequence[Point], across: Sequence[Mark]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter, deque
@@ -107,7 +108,7 @@ def between(later: Mapping[float, float], earlier: Mapping[float, float]) -> Buc
 
 
 class Pulse:
-    """Looks at the counters every few seconds and remembers the last hour, to be run in a thread."""
+    """Looks at the counters every few seconds and remembers the last hour; run in a thread."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Name the counters."""
@@ -128,7 +129,7 @@ class Pulse:
         """Traffic, latency, degraded answers and lag over the last hour."""
         looks = list(self._looks)
         series: dict[str, list[Point]] = {name: [] for name in TITLES}
-        for (before, earlier), (now, later) in zip(looks, looks[1:], strict=False):
+        for (before, earlier), (now, later) in itertools.pairwise(looks):
             answers = later.num_answers - earlier.num_answers
             series["rate"].append(Point(now, answers / max(now - before, 1e-3)))
             series["lag"].append(Point(now, later.values.get(LAG, 0.0)))
