@@ -158,14 +158,17 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def _reach(points: Sequence[Point], across: Sequence[Mark]) -> tuple[float, float]:
-    values = [one.value for one in points[-max(1, 3 * len(points) // 4) :]]
     latest = points[-1]
+    is_sure = latest.low is None and latest.high is None
+    values = [one.value for one in (points if is_sure else points[-max(1, 3 * len(points) // 4) :])]
     for end in (latest.low, latest.high):
         if end is not None:
             values.append(latest.value + HEADROOM * (end - latest.value))
     values += [one.at for one in across]
     bottom, top = min(values), max(values)
     room = 0.08 * (top - bottom) or abs(top) * 0.1 or 1.0
+    if is_sure and bottom >= 0:  # counts and lengths of time
+        return max(0.0, bottom - room), top + room
     return bottom - room, top + room
 
 
@@ -191,4 +194,6 @@ def _day(time: float) -> str:
 def _number(value: float | None, *, as_percent: bool) -> str:
     if value is None:
         return "unknown"
-    return f"{100 * value:+.3g} %" if as_percent else f"{value:.4g}"
+    if not as_percent:
+        return f"{value:.4g}"
+    return f"{100 * value:+.3g} %" if abs(value) < 9.995 else f"{100 * value:+.0f} %"
