@@ -23,7 +23,10 @@ from typing import Literal, get_args
 
 from hymirec.errors import UsageError
 
-ENV_TOKENS, ENV_TOKENS_FILE = "HYMIREC_TOKENS", "HYMIREC_TOKENS_FILE"
+ENV_TOKENS = "HYMIREC_TOKENS"
+"""The lines of a tokens file, with semicolons between: who may ask the gateway for what."""
+ENV_TOKENS_FILE = "HYMIREC_TOKENS_FILE"
+"""A file of them, one token a line."""
 SHORTEST = 16
 """Characters of a token: fewer can be guessed."""
 
