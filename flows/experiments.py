@@ -20,7 +20,7 @@ from features.experiments import ExperimentStore, StoredExperiment
 from features.readings import ReadingLog
 from features.readouts import ReadoutMaker
 from flows.lifecycle import conclude
-from flows.notify import notify, notify_failure
+from flows.notify import HOOKS, notify
 from hymirec.abtest.decisions import Decision, decide
 from hymirec.abtest.readout import Readout
 from hymirec.errors import HymirecError, UsageError
@@ -176,7 +176,7 @@ def read_out_running(home: Home, names: Sequence[str] = (), *, act: bool = True)
     return found
 
 
-@flow(name="experiment-readout", on_failure=[notify_failure], on_crashed=[notify_failure])
+@flow(name="experiment-readout", **HOOKS)
 def experiment_readout(home: Path, names: Sequence[str] = ()) -> ReadOuts:
     """Read out running experiments and do what follows: ramp, pause, roll back, conclude or hold.
 

@@ -69,3 +69,7 @@ def _webhook() -> Webhook | None:
         return cast(Webhook, Webhook.load(BLOCK))
     except ValueError:
         return None
+
+
+HOOKS: Any = {"on_failure": [notify_failure], "on_crashed": [notify_failure]}
+"""What every flow that runs unattended is made with."""

@@ -70,7 +70,7 @@ async def _ask(version: ServedVersion, user_id: str) -> dict[str, Any]:
 
 def _known(site: Site, user_id: str) -> dict[str, Any]:
     """Rows of the user under each codebook, and the lists that were served."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for codebook_id in list_codebooks(site.home):
         try:
             reader = FeatureReader(site.home, codebook_id)

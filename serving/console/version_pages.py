@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -68,7 +68,7 @@ def add_pages(router: APIRouter) -> None:
         )  # fmt: skip
 
 
-def _find(site: Site, name: str) -> dict[str, object]:
+def _find(site: Site, name: str) -> dict[str, Any]:
     try:
         return site.desk.version(name)
     except UsageError as error:
