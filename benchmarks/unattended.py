@@ -5,9 +5,9 @@
 Makes a small world and trains on the first part of every user's history. `hymirec up` then runs the
 schedules of prefect.yaml, shortened to minutes. The rest of the histories comes in through the
 gateway as clicks, then clicks of another kind: everybody walks through the whole catalogue in one
-new order. Nothing else is done but to look: monitoring has to stay quiet over the first and to notice
-the second, start a retrain, and the gate has to let its version through. Prints one JSON object:
-flow runs, what the webhook was told, the series of each version, and who was champion when.
+new order. Nothing else is done but to look: monitoring has to stay quiet over the first and to
+notice the second, start a retrain, and the gate has to let its version through. Prints one JSON
+object: flow runs, what the webhook was told, the series of each version, and who was champion when.
 """
 
 from __future__ import annotations
