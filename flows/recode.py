@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
+import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from features.offline import read_histories
-from flows.encode import read_codebook, read_codes, read_health
+from flows.encode import read_codebook, read_codes, read_health, read_texts, write_codebook
 from flows.promote import GATE_METRIC, judge
 from flows.publish import publish_codes
 from flows.register import (
@@ -30,12 +31,13 @@ from flows.served import ServedVersion, served_versions
 from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
 from flows.steps import StepResult, alone_in, run_step
 from flows.tracking import log_component, log_metrics, tracked_run
-from hymirec.additions import publications, read
-from hymirec.codebook import CodebookConfig, fit_codebook
+from hymirec.additions import Additions, publications, read
+from hymirec.codebook import CodebookConfig, fit_item_codebook
 from hymirec.datasets import read as read_data
 from hymirec.errors import UsageError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
+from hymirec.frozen import FrozenEncoder
 from hymirec.home import Home
 from hymirec.inputs import index_history, number_items
 from hymirec.models.popularity import PopularityRecommender
@@ -86,7 +88,7 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
     package = RecommenderPackage.load(served.package).extended(additions)
     tags = {"parent_version": served.name, "codebook_update": "true"}
     with alone_in(home), tracked_run(home, "codebook", tags) as run_id:
-        step = _refit(home, served, package, [path.name for path in added])
+        step = _refit(home, served, package, additions, [path.name for path in added])
         book = read_codebook(step)
         data = read_data(home.data / package.info.data_digest)
         item_ids = package.items[ITEM_ID].tolist()
@@ -129,8 +131,9 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
 
 
 def _refit(
-    home: Home, served: ServedVersion, package: RecommenderPackage, added: list[str]
-) -> StepResult:
+    home: Home, served: ServedVersion, package: RecommenderPackage, additions: Additions,
+    added: list[str],
+) -> StepResult:  # fmt: skip
     config: Any = TypeAdapter(CodebookConfig).validate_python(
         {name.removeprefix("codebook."): value for name, value in served.codebook_params.items()}
     )
@@ -138,16 +141,25 @@ def _refit(
     old = package.model.codebook
 
     def work(output: Path, checkpoints: Path) -> None:
-        book = fit_codebook(vectors, config, start=old)
-        book.save(output / "codebook.safetensors")
-        np.save(output / "codes.npy", book.encode(vectors).numpy())
-        health = book.health(vectors) | {"bytes_per_item": float(book.bytes_per_item)}
-        (output / "health.json").write_text(json.dumps(health, indent=2))
+        by_text = _by_text(served, package, additions)
+        book = fit_item_codebook(vectors, by_text, config, start=old)
+        write_codebook(output, book, vectors, by_text, seed=0)
         before = {"cosine": old.health(vectors)["cosine"]}
         (output / "before.json").write_text(json.dumps(before))
 
     inputs = {"codebook": old.id, "added": added, "settings": config.model_dump(mode="json")}
     return run_step(home, "codebook", inputs, work)
+
+
+def _by_text(served: ServedVersion, package: RecommenderPackage, additions: Additions) -> Tensor:
+    """What texts alone say [N, D] of all items of a package that additions are in."""
+    read_in_training = read_texts(served.encoder)[1:]
+    by_text = torch.zeros(len(package.items), read_in_training.shape[1])
+    by_text[: len(read_in_training)] = read_in_training
+    index = number_items(package.items[ITEM_ID].tolist())
+    rows = [index[item] - 1 for item in additions.item_ids]
+    by_text[rows] = FrozenEncoder.load(served.encoder).embed(additions.texts, [0] * len(rows))
+    return by_text
 
 
 def _errors(step: StepResult) -> dict[str, float]:

@@ -36,7 +36,7 @@ def test_the_cosine_error_is_one_less_the_cosine():
 
 @pytest.mark.parametrize(("training", "alarm"), [(0.8, False), (0.87, True), (1.0, True)])
 def test_drift_is_an_error_far_above_trainings(training, alarm, tmp_path, caplog):
-    (tmp_path / "health.json").write_text(f'{{"cosine": {training}}}')
+    (tmp_path / "health.json").write_text(f'{{"cosine": 0.9, "text_cosine": {training}}}')
     served = SimpleNamespace(codebook=tmp_path, codebook_id="c0ffee")
     vectors, codes = coded([4.0, 3.0])
     of_these = Coded(vectors.numpy(), codes.numpy(), 0.2)
