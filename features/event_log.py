@@ -34,7 +34,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from features.addresses import hide_password, postgresql_url
@@ -245,6 +245,16 @@ class EventLog:
                     yield
                 finally:
                     connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": _WRITE_LOCK})
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction in the log's database, for what is kept beside the events.
+
+        Raises:
+            HymirecError: the database cannot be used.
+        """
+        with self._naming_the_log(), self._engine.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         """Close all connections."""

@@ -144,7 +144,7 @@ def _publish(
         coded.vectors,
         coded.codes,
     )
-    users = _bring_online(home, served.codebook_id, additions)
+    users = bring_online(home, served.codebook_id, additions)
     publish(directory, additions)
     seconds = time.monotonic() - started
     result = replace(result, users=users, seconds=seconds, **_drift(served, coded, alarm))
@@ -174,7 +174,7 @@ def _known_items(served: ServedVersion) -> pd.DataFrame:
     return items
 
 
-def _bring_online(home: Home, codebook_id: str, additions: Additions) -> int:
+def bring_online(home: Home, codebook_id: str, additions: Additions) -> int:
     """Write codes, then the clicks that waited for them; how many users had some."""
     FeatureWriter(home, codebook_id).write_item_codes(additions.item_ids, additions.codes)
     events = EventLog(home)

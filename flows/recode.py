@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from features.offline import read_histories
 from flows.encode import read_codebook, read_codes, read_health, read_texts, write_codebook
+from flows.items import bring_online, publishing
 from flows.promote import GATE_METRIC, judge
 from flows.publish import publish_codes
 from flows.register import (
@@ -31,8 +32,8 @@ from flows.served import ServedVersion, served_versions
 from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
 from flows.steps import StepResult, alone_in, run_step
 from flows.tracking import log_component, log_metrics, tracked_run
-from hymirec.additions import Additions, publications, read
-from hymirec.codebook import CodebookConfig, fit_item_codebook
+from hymirec.additions import Additions, publications, publish, read
+from hymirec.codebook import Codebook, CodebookConfig, fit_item_codebook
 from hymirec.datasets import read as read_data
 from hymirec.errors import UsageError
 from hymirec.evaluation.metrics import summarise
@@ -117,10 +118,13 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
         users = data.interactions[USER_ID].head(1).tolist()
         version = find_version(digest) or register_package(recoded, users, digest, card, parts)
         passed = judge(version, after, floor)
-        if passed:
-            mlflow.MlflowClient().set_registered_model_alias(
-                MODEL_NAME, CHALLENGER, version.version
-            )
+        # Once it has an alias, whoever publishes items publishes under it as well.
+        with publishing(home):
+            _carry_over(home, served.codebook_id, book, {path.name for path in added})
+            if passed:
+                mlflow.MlflowClient().set_registered_model_alias(
+                    MODEL_NAME, CHALLENGER, version.version
+                )
         mlflow.set_tag("model_version", f"{MODEL_NAME}/{version.version}")
     log.info("codebook: %s", card)
     return Recoded(
@@ -149,6 +153,27 @@ def _refit(
 
     inputs = {"codebook": old.id, "added": added, "settings": config.model_dump(mode="json")}
     return run_step(home, "codebook", inputs, work)
+
+
+def _carry_over(home: Home, old_id: str, book: Codebook, taken_in: set[str]) -> None:
+    """Publish under a refitted codebook the items that were published while it was made.
+
+    Doing it again changes nothing.
+
+    Args:
+        home: where, held by `flows.items.publishing`.
+        old_id: the codebook they were published under.
+        book: the refitted one.
+        taken_in: names of the publications that it was fitted on.
+    """
+    later = [one for one in publications(home.catalogue / old_id) if one.name not in taken_in]
+    if (additions := read(later)) is None:
+        return
+    codes = book.encode(torch.from_numpy(additions.vectors)).numpy()
+    additions = replace(additions, codes=codes)
+    bring_online(home, book.id, additions)
+    publish(home.catalogue / book.id, additions)
+    log.info("codebook: %d items that were published meanwhile are carried over", len(additions))
 
 
 def _by_text(served: ServedVersion, package: RecommenderPackage, additions: Additions) -> Tensor:

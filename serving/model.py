@@ -22,6 +22,7 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel
 
+from features.leases import Lease
 from features.online import FeatureReader
 from hymirec.additions import publications, read
 from hymirec.errors import HymirecError, UsageError
@@ -55,6 +56,8 @@ class HyMiRecModel(PythonModel):
         home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
         self.features = FeatureReader(home, self.package.info.codebook_id)
         self.max_age = _max_age()
+        codebook_id = self.package.info.codebook_id
+        self.lease = Lease(home, codebook_id, f"version {self.version or 'without a number'}")
         self._publications = home.catalogue / self.package.info.codebook_id
         self._taken: set[str] = set()
         self.take_in_items()
