@@ -7,12 +7,10 @@ default, in PostgreSQL by URL.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
@@ -27,22 +25,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    create_engine,
-    event,
     func,
     select,
-    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from features.addresses import hide_password, postgresql_url
-from hymirec.errors import HymirecError, UsageError
+from features.log_database import LogDatabase
 from hymirec.home import Home
-
-ENV_EVENT_LOG = "HYMIREC_EVENT_LOG"
-"""Address of the log, `postgresql://…`; a SQLite file of the home where it is not set."""
 
 Kind = Literal["click", "impression", "conversion"]
 CLICK: Kind = "click"
@@ -74,8 +63,6 @@ _OFFSETS = Table(
     Column("consumer", String, primary_key=True),
     Column("position", BigInteger, nullable=False),
 )
-_APPEND_LOCK, _WRITE_LOCK = 0x48594D49, 0x48594D4A
-"""Numbers of PostgreSQL's advisory locks; any will do that nobody else takes."""
 _IDS_PER_QUERY = 500
 
 
@@ -125,20 +112,9 @@ class EventLog:
             HymirecError: the database cannot be used.
         """
         self.home = home
-        address: str | URL = url or os.environ.get(ENV_EVENT_LOG, "")
-        if address:
-            address = postgresql_url(ENV_EVENT_LOG, str(address))
-        else:
-            home.events.mkdir(parents=True, exist_ok=True)
-            # Not a text, in which a path's percent signs would be read as escapes.
-            address = URL.create("sqlite", database=str(home.events / "log.db"))
-        try:
-            self._engine = _engine(address)
-            self._make_tables()
-        except ImportError as error:
-            raise UsageError(
-                "a PostgreSQL event log needs the package psycopg: pip install 'hymirec[scale]'"
-            ) from error
+        self._database = LogDatabase(home, "event log", url)
+        self._engine = self._database.engine
+        self._database.make(_METADATA)
 
     def append(self, events: Sequence[Event]) -> int:
         """Add events, all or none; when this returns they are on disk.
@@ -153,12 +129,10 @@ class EventLog:
             return 0
         received = time.time()
         rows = [_to_row(one, received) for one in events]
-        insert = sqlite.insert if self._is_sqlite else postgresql.insert
+        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
         statement = insert(_EVENTS).on_conflict_do_nothing(index_elements=["event_id"])
-        with self._naming_the_log(), self._engine.begin() as connection:
-            if not self._is_sqlite:
-                # Positions become visible in their order, so that no reader passes one over.
-                connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _APPEND_LOCK})
+        with self._database.naming_it(), self._engine.begin() as connection:
+            self._database.in_order(connection)
             return len(connection.execute(statement.returning(_EVENTS.c.position), rows).all())
 
     def after(self, position: int, limit: int = 1000) -> list[LoggedEvent]:
@@ -193,7 +167,7 @@ class EventLog:
             query = select(_EVENTS.c.user_id).where(
                 _EVENTS.c.item_id.in_(part), _EVENTS.c.kind == CLICK
             )
-            with self._naming_the_log(), self._engine.connect() as connection:
+            with self._database.naming_it(), self._engine.connect() as connection:
                 found.update(connection.scalars(query.distinct()))
         return sorted(found)
 
@@ -201,101 +175,47 @@ class EventLog:
         """Users with clicks in the database's order of text: those after one, at most `limit`."""
         query = select(_EVENTS.c.user_id).where(_EVENTS.c.kind == CLICK, _EVENTS.c.user_id > after)
         query = query.distinct().order_by(_EVENTS.c.user_id).limit(limit)
-        with self._naming_the_log(), self._engine.connect() as connection:
+        with self._database.naming_it(), self._engine.connect() as connection:
             return list(connection.scalars(query))
 
     @property
     def end(self) -> int:
         """Position of the last event, 0 of an empty log."""
-        with self._naming_the_log(), self._engine.connect() as connection:
+        with self._database.naming_it(), self._engine.connect() as connection:
             return connection.scalar(select(func.max(_EVENTS.c.position))) or 0
 
     def offset(self, consumer: str) -> int:
         """Up to where a consumer has read; 0 before its first time."""
         query = select(_OFFSETS.c.position).where(_OFFSETS.c.consumer == consumer)
-        with self._naming_the_log(), self._engine.connect() as connection:
+        with self._database.naming_it(), self._engine.connect() as connection:
             return connection.scalar(query) or 0
 
     def advance(self, consumer: str, position: int) -> None:
         """Remember up to where a consumer has read."""
-        insert = sqlite.insert if self._is_sqlite else postgresql.insert
+        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
         statement = insert(_OFFSETS).values(consumer=consumer, position=position)
-        with self._naming_the_log(), self._engine.begin() as connection:
+        with self._database.naming_it(), self._engine.begin() as connection:
             connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=["consumer"], set_={"position": position}
                 )
             )
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """Hold the right to write histories to the online store: one holder at a time.
 
         Who reads a row, adds to it and writes it back must not be interrupted by another who does.
         The right goes with its process.
         """
-        if self._is_sqlite:
-            with (self.home.events / "writing.lock").open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-        else:
-            with self._naming_the_log(), self._engine.connect() as connection:
-                connection.execute(text("SELECT pg_advisory_lock(:n)"), {"n": _WRITE_LOCK})
-                try:
-                    yield
-                finally:
-                    connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": _WRITE_LOCK})
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """A transaction in the log's database, for what is kept beside the events.
-
-        Raises:
-            HymirecError: the database cannot be used.
-        """
-        with self._naming_the_log(), self._engine.begin() as connection:
-            yield connection
+        return self._database.holding("writing")
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
-
-    @property
-    def _is_sqlite(self) -> bool:
-        return self._engine.dialect.name == "sqlite"
-
-    def _make_tables(self) -> None:
-        # Two processes that find no table would both make it.
-        with self.writing(), self._naming_the_log(), self._engine.begin() as connection:
-            _METADATA.create_all(connection)
+        self._database.close()
 
     def _read(self, query: Any) -> list[LoggedEvent]:
-        with self._naming_the_log(), self._engine.connect() as connection:
+        with self._database.naming_it(), self._engine.connect() as connection:
             return [_from_row(row) for row in connection.execute(query)]
-
-    @contextlib.contextmanager
-    def _naming_the_log(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            url = self._engine.url
-            where = url.database if self._is_sqlite else hide_password(url.render_as_string())
-            cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-            raise HymirecError(f"event log {where} cannot be used: {cause}") from error
-
-
-def _engine(address: str | URL) -> Engine:
-    # A connection that a restarted server has dropped is found out before it is used.
-    engine = create_engine(address, pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def _durable(connection: Any, _: Any) -> None:
-            # An acknowledged event survives a power cut, and reading never waits for writing.
-            for setting in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-                connection.execute(f"PRAGMA {setting}")
-
-    return engine
 
 
 def _to_row(one: Event, received: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who serves a codebook at present: a row in the event log's database that its server renews.
+"""Who serves a codebook at present: a row beside the event log that its server renews.
 
 What was promoted is in the model registry; a server may run that the registry knows nothing of, on
 another machine too. A server that ended, however it did, stops renewing, and its lease lapses.
@@ -16,7 +16,7 @@ import weakref
 
 from sqlalchemy import Column, Float, MetaData, String, Table, delete, insert, select, update
 
-from features.event_log import EventLog
+from features.log_database import LogDatabase
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
@@ -46,7 +46,7 @@ class Lease:
         A database that cannot be reached is logged: a server goes on without its lease.
 
         Args:
-            home: whose event log's database is asked.
+            home: whose codebook it is.
             codebook_id: what is needed.
             what: needs it, for people.
         """
@@ -54,7 +54,7 @@ class Lease:
         self.holder = f"{what} (process {os.getpid()} of {socket.gethostname()})"
         self._id = uuid.uuid4().hex
         self._home = home
-        self._log: EventLog | None = None
+        self._database: LogDatabase | None = None
         self.renew()
         threading.Thread(target=_keep_renewing, args=(weakref.ref(self),), daemon=True).start()
 
@@ -66,9 +66,9 @@ class Lease:
             "expires_at": now + LEASE_SECONDS,
         }  # fmt: skip
         try:
-            if self._log is None:
-                self._log = _open(self._home)
-            with self._log.transaction() as connection:
+            if self._database is None:
+                self._database = _open(self._home)
+            with self._database.naming_it(), self._database.engine.begin() as connection:
                 mine = _LEASES.c.lease_id == self._id
                 if not connection.execute(update(_LEASES).where(mine).values(values)).rowcount:
                     connection.execute(insert(_LEASES).values(lease_id=self._id, **values))
@@ -83,15 +83,15 @@ def holders(home: Home, codebook_id: str) -> list[str]:
     Raises:
         HymirecError: the database cannot be read.
     """
-    event_log = _open(home)
+    database = _open(home)
     try:
-        with event_log.transaction() as connection:
+        with database.naming_it(), database.engine.connect() as connection:
             found = select(_LEASES.c.holder).where(
                 _LEASES.c.codebook_id == codebook_id, _LEASES.c.expires_at >= time.time()
             )
             return sorted(connection.scalars(found))
     finally:
-        event_log.close()
+        database.close()
 
 
 def refuse_if_served(home: Home, codebook_id: str) -> None:
@@ -108,11 +108,10 @@ def refuse_if_served(home: Home, codebook_id: str) -> None:
         )
 
 
-def _open(home: Home) -> EventLog:
-    event_log = EventLog(home)
-    with event_log.writing(), event_log.transaction() as connection:
-        _METADATA.create_all(connection)
-    return event_log
+def _open(home: Home) -> LogDatabase:
+    database = LogDatabase(home, "record of servers")
+    database.make(_METADATA)
+    return database
 
 
 def _keep_renewing(lease: weakref.ref[Lease]) -> None:

@@ -21,7 +21,7 @@ from prefect.runtime import flow_run
 from flows import encode, train
 from flows.card import CARD, model_card
 from flows.data import DataRef, ingest
-from flows.promote import promote
+from flows.promote import Standing, place_new
 from flows.publish import publish_features
 from flows.register import register_model
 from flows.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
@@ -41,7 +41,7 @@ class PipelineResult:
     """What a run came to."""
 
     model_version: int
-    promoted: bool
+    standing: Standing
     run_id: str
     seconds: float
     metrics: dict[str, float]
@@ -52,7 +52,8 @@ class PipelineResult:
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
-        return asdict(self) | {"data_report": str(self.data_report)}
+        promoted = self.standing == "champion"
+        return asdict(self) | {"promoted": promoted, "data_report": str(self.data_report)}
 
 
 def step(name: str) -> Any:
@@ -92,7 +93,7 @@ publish_task = step("publish")(publish_features)
 train_task = step("recommender")(train.train_recommender)
 evaluate_task = step("evaluation")(train.evaluate_recommender)
 register_task = step("register")(register_model)
-promote_task = step("promote")(promote)
+promote_task = step("promote")(place_new)
 
 
 def _of(settings: dict[str, Any], *parts: str) -> dict[str, Any]:
@@ -101,8 +102,9 @@ def _of(settings: dict[str, Any], *parts: str) -> dict[str, Any]:
 
 @flow(name="pipeline", validate_parameters=False)
 def pipeline(
-    data: Path, home: Path, recipe: str, text_model: PretrainedConfig = FROM_SCRATCH
-) -> PipelineResult:
+    data: Path, home: Path, recipe: str, text_model: PretrainedConfig = FROM_SCRATCH,
+    seed: int | None = None,
+) -> PipelineResult:  # fmt: skip
     """Validate, encode, publish, train, evaluate, register, promote.
 
     Args:
@@ -110,11 +112,14 @@ def pipeline(
         home: where all state goes.
         recipe: a name in `hymirec.recipes`.
         text_model: reads the item texts in place of the recipe's own, if it has a source.
+        seed: of all trainings, in place of the recipe's.
     """
     started = time.monotonic()
     settings: Recipe = get_recipe(recipe)
     if text_model.source:
         settings = settings.with_text_model(text_model)
+    if seed is not None:
+        settings = settings.with_seed(seed)
     place = Home.at(home).create()
     tags = {FLOW_RUN_TAG: str(flow_run.get_id() or "")}
     with alone_in(place), tracked_run(place, settings.name, tags) as run_id:
@@ -143,12 +148,12 @@ def pipeline(
         version = register_task(
             place, ref, codebook, recommender, evaluation, settings, card, parts
         )
-        promoted = promote_task(version, results["metrics"], results["popularity"])
+        standing = promote_task(place, version, results["metrics"], results["popularity"])
         mlflow.set_tag("model_version", f"{MODEL_NAME}/{version.version}")
     steps = (encoder, codebook, recommender, evaluation)
     return PipelineResult(
         model_version=int(version.version),
-        promoted=promoted,
+        standing=standing,
         run_id=run_id,
         seconds=time.monotonic() - started,
         metrics=results["metrics"],

@@ -4,42 +4,68 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Literal
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import EvaluationResult, MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
 
-from flows.settings import CHAMPION, MODEL_NAME
+from features.audit_log import NOMINATION, PROMOTION
+from flows.aliases import GATE_TAG, Aliases
+from flows.settings import CHALLENGER, CHAMPION, MODEL_NAME
 from flows.tracking import metric_name
+from hymirec.home import Home
 
 log = logging.getLogger(__name__)
 
 GATE_METRIC = "R@10"
-GATE_TAG = "gate"
 
 
-def promote(
-    version: ModelVersion, metrics: Mapping[str, float], popularity: Mapping[str, float]
-) -> bool:
-    """Move the alias `champion` to a version that passes the gate.
+Standing = Literal["champion", "challenger", "refused"]
+"""What has become of a new version: it answers, it waits to be promoted, or neither."""
 
-    Arguments and tags as `judge`.
 
-    Returns:
-        Whether the alias points at the version now.
+def place_new(
+    home: Home, version: ModelVersion, metrics: Mapping[str, float], popularity: Mapping[str, float]
+) -> Standing:
+    """Judge a new version by the floor: the first that passes is champion, later ones wait.
+
+    Which of two versions is to answer is `promote_version`'s to decide, by a comparison.
+
+    Args:
+        home: whose registry it is in.
+        version: as `judge`, like those that follow.
+        metrics: its own.
+        popularity: the floor.
     """
-    passed = judge(version, metrics, popularity)
-    if passed:
-        client = mlflow.MlflowClient()
-        client.set_registered_model_alias(MODEL_NAME, CHAMPION, version.version)
-        log.info("promote: version %s is %s", version.version, CHAMPION)
-    return passed
+    passed, reason = judge(version, metrics, popularity)
+    aliases, number = Aliases(home), str(version.version)
+    aliases.notice()
+    champion = aliases.get(CHAMPION)
+    if passed and champion == number:
+        log.info("promote: version %s is %s already", number, CHAMPION)
+        return "champion"
+    evidence = {"verdict": "pass" if passed else "fail", "gate": "floor", "run": version.run_id}
+    if not passed:
+        aliases.refuse(CHAMPION, number, reason=reason, evidence=evidence)
+        return "refused"
+    if not champion:
+        aliases.move(CHAMPION, number, PROMOTION, reason=reason, evidence=evidence, expected="")
+        log.info("promote: version %s is %s", number, CHAMPION)
+        return "champion"
+    if aliases.get(CHALLENGER) != number:
+        aliases.move(CHALLENGER, number, NOMINATION, reason=reason, evidence=evidence)
+    log.info(
+        "promote: version %s is %s; `hymirec promote %s` compares it with version %s",
+        number, CHALLENGER, number, champion,
+    )  # fmt: skip
+    return "challenger"
 
 
 def judge(
     version: ModelVersion, metrics: Mapping[str, float], popularity: Mapping[str, float]
-) -> bool:
+) -> tuple[bool, str]:
     """Say whether a version beats popularity; no alias moves.
 
     Args:
@@ -48,7 +74,7 @@ def judge(
         popularity: those of the most popular items on the same cases.
 
     Returns:
-        Whether it passed; the version's tag `gate` says why.
+        Whether it passed, and why, as the version's tag `gate` says too.
     """
     name = metric_name(GATE_METRIC)
     reached, floor = metrics[GATE_METRIC], popularity[GATE_METRIC]
@@ -73,4 +99,4 @@ def judge(
         log.info("gate: version %s passes: %s", version.version, reason)
     else:
         log.warning("gate: version %s is refused: %s", version.version, reason)
-    return passed
+    return passed, reason

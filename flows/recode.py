@@ -21,7 +21,7 @@ from torch import Tensor
 from features.offline import read_histories
 from flows.encode import read_codebook, read_codes, read_health, read_texts, write_codebook
 from flows.items import bring_online, publishing
-from flows.promote import GATE_METRIC, judge
+from flows.promote import GATE_METRIC, place_new
 from flows.publish import publish_codes
 from flows.register import (
     find_version,
@@ -29,7 +29,7 @@ from flows.register import (
     register_package,
 )
 from flows.served import ServedVersion, served_versions
-from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
+from flows.settings import CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
 from flows.steps import StepResult, alone_in, run_step
 from flows.tracking import log_component, log_metrics, tracked_run
 from hymirec.additions import Additions, publications, publish, read
@@ -117,14 +117,10 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
         )
         users = data.interactions[USER_ID].head(1).tolist()
         version = find_version(digest) or register_package(recoded, users, digest, card, parts)
-        passed = judge(version, after, floor)
         # Once it has an alias, whoever publishes items publishes under it as well.
         with publishing(home):
             _carry_over(home, served.codebook_id, book, {path.name for path in added})
-            if passed:
-                mlflow.MlflowClient().set_registered_model_alias(
-                    MODEL_NAME, CHALLENGER, version.version
-                )
+            passed = place_new(home, version, after, floor) != "refused"
         mlflow.set_tag("model_version", f"{MODEL_NAME}/{version.version}")
     log.info("codebook: %s", card)
     return Recoded(

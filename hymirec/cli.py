@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,9 +21,15 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import codebook, events, items
+from hymirec.commands import batch, codebook, events, items, models, monitor
 from hymirec.commands import features as feature_store
-from hymirec.commands.options import DEFAULT_HOME, HomeOption, JsonOption, configured
+from hymirec.commands.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    configured,
+    interruptible,
+)
 from hymirec.display import (
     err,
     out,
@@ -45,6 +50,11 @@ app.add_typer(events.app, name="events")
 app.add_typer(items.app, name="items")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
+app.add_typer(models.app, name="models")
+
+app.command()(models.rollback)
+app.command("recommend-all")(batch.recommend_all)
+app.command()(monitor.monitor)
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
@@ -78,13 +88,16 @@ def pipeline(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the backbone from the Hugging Face hub.")
     ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Of all trainings, in place of the recipe's.", min=0)
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Validate, encode, publish, train, evaluate, register and promote."""
     if not backbone and (download or tuning != "frozen"):
         raise UsageError("--tuning and --download are about a --backbone; none is named")
-    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download)
+    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download, seed=seed)
     show_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
@@ -174,7 +187,7 @@ def benchmark(
     parts = SplitConfig.model_validate({"by": split, "window": window})
     names, swept = _listed(models), _listed(sweep)
     contenders(get_recipe(recipe), names, ablations=ablations, sweeps=swept)
-    result = _interruptible(
+    result = interruptible(
         lambda: flow(
             data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
             ablations=ablations, sweeps=swept, min_events=min_events, split=parts,
@@ -347,7 +360,7 @@ def _show_progress() -> None:
 
 def _run_pipeline(
     home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
-    *, download: bool = False,
+    *, download: bool = False, seed: int | None = None,
 ) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
@@ -359,19 +372,11 @@ def _run_pipeline(
     place.create()
     from flows.pipeline import pipeline as flow
 
-    return _interruptible(
-        lambda: flow(data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model)
+    return interruptible(
+        lambda: flow(
+            data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model, seed=seed
+        )
     )
-
-
-def _interruptible(run: Callable[[], Any]) -> Any:
-    # Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, signal.default_int_handler)
-    try:
-        return run()
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError("interrupted: the same command goes on from here") from error
 
 
 def _built_in_world(place: Home) -> Path:

@@ -18,10 +18,16 @@ def show_metrics(result: Any) -> None:
         f"version {result.model_version}, test items ranked among all unseen",
         {"metrics": result.metrics, "popularity": result.popularity},
     )
-    if not result.promoted:
+    if result.standing == "refused":
         out.print(
             "this version was not promoted: it does not beat popularity on R@10; "
             "an earlier champion, if there is one, goes on answering"
+        )
+    elif result.standing == "challenger":
+        out.print(
+            f"this version is challenger; the champion goes on answering until `hymirec promote "
+            f"{result.model_version}` has compared the two",
+            soft_wrap=True,
         )
 
 
@@ -53,17 +59,18 @@ def show_comparison(records: list[dict[str, Any]]) -> None:
             cells.append(f"{record[metric]:.4f}{spread}{mark(record, metric) or ' '}")
         cells += [f"{record[name]:.0f}" for name in ("seconds", "parameters", "peak_mb")]
         table.add_row(escape(record["model"]), *cells)
-    # Half a table says nothing: a pipe or a narrow window gets all of it.
-    wide = Console(
-        highlight=False,
-        width=max(out.width, table.__rich_measure__(out, out.options.update(width=1000)).maximum),
-    )
-    wide.print(table)
+    show_wide(table)
     if len(records) > 1:
         out.print(
             f"▼ worse than {records[0]['model']}, ▲ better: paired permutation test over users, "
             "p ≤ 0.05 after Holm's correction"
         )
+
+
+def show_wide(table: Table) -> None:
+    """A table of which half says nothing: a pipe or a narrow window gets all of it."""
+    needed = table.__rich_measure__(out, out.options.update(width=1000)).maximum
+    Console(highlight=False, width=max(out.width, needed)).print(table)
 
 
 def show_differences(table: dict[str, list[Any]], first: str) -> None:
