@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from features import offline, publication
 from features.event_log import EventLog
+from features.lineage import tell_run
 from features.online import FeatureWriter
 from features.statistics import count_items, logged_clicks
 from flows.data import DataRef
@@ -42,6 +44,8 @@ def publish_codes(
 ) -> None:  # fmt: skip
     """Publish the codes of items, and histories with them; what came since is brought in again.
 
+    An active run of MLflow is told of the features.
+
     Args:
         home: where to.
         interactions: canonical interactions.
@@ -49,13 +53,15 @@ def publish_codes(
         codes: uint8 [N, bytes per item].
         codebook_id: the codebook they are of.
     """
-    now = datetime.now(UTC)
+    now, started = datetime.now(UTC), time.monotonic()
     item_ids, codes = _with_publications(home, item_ids, codes, codebook_id)
     publication.publish(home, codebook_id, interactions, item_ids, codes, now)
     publish_statistics(home, interactions, codebook_id)
+    num_users = interactions[USER_ID].nunique()
+    tell_run(home, codebook_id, num_users, started)
     log.info(
         "publish: %d items and %d histories online, codebook %s",
-        len(item_ids), interactions[USER_ID].nunique(), codebook_id,
+        len(item_ids), num_users, codebook_id,
     )  # fmt: skip
 
 

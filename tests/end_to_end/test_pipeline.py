@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from features.offline import read_histories
+from features.definitions import service_name
+from features.lineage import linked_store
+from features.offline import read_histories, read_user_ids
 from features.online import FeatureReader
 from features.training_sets import training_set
 from hymirec.home import Home
@@ -148,6 +150,13 @@ def test_offline_row_equals_online_row_in_tensors_and_scores(home, package):
         with torch.no_grad():
             assert torch.equal(*(package.model.score(one) for one in inputs))
     assert offline.rows["num_events"][:30].nunique() > 5
+
+
+def test_the_run_and_the_version_lead_to_the_features_they_were_made_with(run, home, package):
+    service = service_name(package.info.codebook_id)
+    assert run.data.tags["feast.feature_service"] == service
+    assert run.data.tags["feast.entity_count"] == str(len(read_user_ids(home, service[-12:])))
+    assert linked_store(home).mlflow.resolve_features("models:/hymirec/champion") == service
 
 
 def test_the_commands_on_features_read_what_the_pipeline_made(home, package, hymirec_here):
