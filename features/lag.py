@@ -12,8 +12,9 @@ from hymirec.errors import HymirecError, UsageError
 log = logging.getLogger(__name__)
 
 ENV_MAX_LAG = "HYMIREC_MAX_EVENT_LAG"
+"""Seconds an event may wait for the feature store, past which answers are marked as degraded; 60.
+"""
 DEFAULT_MAX_LAG = 60.0
-"""Seconds that the oldest event not in the feature store may have waited."""
 SECONDS_BETWEEN_LOOKS = 1.0
 LATE_EVENTS = "late events"
 

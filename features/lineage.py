@@ -7,8 +7,6 @@ model's version it then finds the feature service back: `store.mlflow.resolve_fe
 
 from __future__ import annotations
 
-import time
-
 from features.definitions import service_name
 from features.lean_feast import FeatureStore
 from features.stores import open_store
@@ -20,14 +18,14 @@ def linked_store(home: Home) -> FeatureStore:
     return open_store(home, mlflow_uri=home.mlflow_uri)
 
 
-def tell_run(home: Home, codebook_id: str, num_users: int, started: float) -> bool:
+def tell_run(home: Home, codebook_id: str, num_users: int, seconds: float = 0.0) -> bool:
     """Tag the active run with the features of a codebook.
 
     Args:
         home: where the codebook is published.
         codebook_id: whose feature service is meant.
-        num_users: how many histories there are.
-        started: `time.monotonic()` before they were made.
+        num_users: how many histories it has read.
+        seconds: that reading them took.
 
     Returns:
         Whether there is an active run.
@@ -39,6 +37,4 @@ def tell_run(home: Home, codebook_id: str, num_users: int, started: float) -> bo
         for view in service.feature_view_projections
         for field in view.features
     ]
-    return store.mlflow.log_feature_retrieval(
-        features, num_users, time.monotonic() - started, feature_service=service
-    )
+    return store.mlflow.log_feature_retrieval(features, num_users, seconds, feature_service=service)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flows.data import DataRef
-from flows.steps import StepResult, run_step
+from flows.steps import StepResult, find_step, run_step, source_digest
 from flows.tracking import log_metrics, run_training_step
 from hymirec.catalogue import available_workers, embed_catalogue
 from hymirec.codebook import Codebook, fit_item_codebook, item_health, load_codebook
@@ -29,6 +29,7 @@ from hymirec.splits import LEAVE_LAST, SplitConfig
 from hymirec.training import LogMetrics
 
 EMBEDDINGS = "embeddings.safetensors"
+ENCODER, CODEBOOK = "encoder", "codebook"
 
 
 def train_encoder(
@@ -55,13 +56,22 @@ def train_encoder(
         tables = {"items": vectors, "by_text": model.tower.texts_as_read()}
         save_file({name: table.contiguous() for name, table in tables.items()}, output / EMBEDDINGS)
 
-    inputs = {
+    return run_training_step(home, ENCODER, _encoder_inputs(data, recipe, split), run_id, work)
+
+
+def find_encoder(home: Home, data: DataRef, recipe: Recipe) -> StepResult | None:
+    """What `train_encoder` made, if it has been done."""
+    return find_step(home, ENCODER, _encoder_inputs(data, recipe, LEAVE_LAST))
+
+
+def _encoder_inputs(data: DataRef, recipe: Recipe, split: SplitConfig) -> dict[str, object]:
+    return {
         "data": data.digest,
         "split": split.model_dump(),
         **recipe.model_dump(mode="json", include={"encoder", "first_stage", "first_training"}),
         **source_digests(recipe.encoder.backbone, recipe.first_stage.backbone),
+        "code": source_digest(Path(__file__)),
     }
-    return run_training_step(home, "encoder", inputs, run_id, work)
 
 
 def source_digests(*backbones: BackboneConfig) -> dict[str, str]:
@@ -107,10 +117,18 @@ def build_codebook(home: Home, encoder: StepResult, recipe: Recipe, run_id: str)
         codebook = fit_item_codebook(vectors, by_text, recipe.codebook, seed=seed)
         write_codebook(output, codebook, vectors, by_text, seed=seed)
 
-    inputs = {"encoder": encoder.digest, **recipe.model_dump(mode="json", include={"codebook"})}
-    step = run_step(home, "codebook", inputs, work)
+    step = run_step(home, CODEBOOK, _codebook_inputs(encoder, recipe), work)
     log_metrics(run_id, {f"codebook/{name}": value for name, value in read_health(step).items()})
     return step
+
+
+def find_codebook(home: Home, encoder: StepResult, recipe: Recipe) -> StepResult | None:
+    """What `build_codebook` made, if it has been done."""
+    return find_step(home, CODEBOOK, _codebook_inputs(encoder, recipe))
+
+
+def _codebook_inputs(encoder: StepResult, recipe: Recipe) -> dict[str, object]:
+    return {"encoder": encoder.digest, **recipe.model_dump(mode="json", include={"codebook"})}
 
 
 def write_codebook(

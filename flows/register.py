@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
-from features.definitions import service_name
+from features.lineage import tell_run
 from flows.data import DataRef
 from flows.encode import read_codebook, read_items
 from flows.settings import CODEBOOK_TAG, MODEL_NAME
@@ -27,7 +28,7 @@ from flows.train import read_recommender, read_training_histories
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage
 from hymirec.recipes import Recipe
-from hymirec.schema import USER_ID
+from hymirec.schema import QUERY, USER_ID
 from hymirec.splits import LeaveLastSplit, count_items
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,10 @@ REQUIREMENTS = (
 PACKAGE_TAG = "package_digest"
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, USER_ID)]),
+    # The query is a `hymirec.query.Query` as JSON text; without one, `params` say what is asked.
+    inputs=Schema(
+        [ColSpec(DataType.string, USER_ID), ColSpec(DataType.string, QUERY, required=False)]
+    ),
     outputs=Schema([ColSpec(AnyType())]),
     params=ParamSchema(
         [
@@ -66,15 +70,13 @@ def register_model(
 ) -> ModelVersion:
     """Log the recommender as an MLflow model in the active run and register it.
 
-    A version that came of the very same evaluation and code is taken as it is. `parts` are the
-    logged models it was made with, as tags: `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
+    `find_version` tells whether it is. `parts` are the logged models it was made with, as tags:
+    `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
     """
-    digest = package_digest(evaluation.digest)
-    if known := find_version(digest):
-        return known
-    book = read_codebook(codebook)
     items = read_items(data)
-    users, histories = read_training_histories(home, data, book.id)
+    started = time.monotonic()
+    users, histories = read_training_histories(home, data, codebook)
+    tell_run(home, read_codebook(codebook).id, len(users), time.monotonic() - started)
     package = RecommenderPackage.assemble(
         read_recommender(recommender),
         items,
@@ -82,7 +84,7 @@ def register_model(
         recipe=recipe.name,
         data_digest=data.digest,
     )
-    return register_package(package, users[:1], digest, card, parts)
+    return register_package(package, users[:1], package_digest(evaluation.digest), card, parts)
 
 
 def package_digest(made_of: str) -> str:
@@ -113,6 +115,9 @@ def register_package(
         card: the version's description.
         parts: further tags.
     """
+    # Imported here since Feast takes seconds, for which a run that changes nothing need not wait.
+    from features.definitions import service_name
+
     info = package.info
     client = mlflow.MlflowClient()
     with tempfile.TemporaryDirectory() as directory:

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
 from hymirec.errors import HymirecError, UsageError
-from hymirec.progress import lines
+from hymirec.long_work import lines
 
 ENV_DASK = "HYMIREC_DASK"
 """Address of a Dask scheduler, such as `tcp://scheduler:8786`; nothing: this process works."""

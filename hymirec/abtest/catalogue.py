@@ -9,7 +9,7 @@ U users, I items.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 NUM_RESAMPLES = 400
+_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class NewItems:
     Attributes:
         is_new: [I] whether an item is.
         needed: impressions within its first days that make it known.
-        publisher: [I] who published an item, as numbers; None where that is not on record.
+        publisher: [I] who published an item, as numbers from 0, −1 of one that is not on record;
+            None where none is.
     """
 
     is_new: NDArray[np.bool_]
@@ -80,39 +82,46 @@ def compare_items(
         control if early_control is None else early_control,
         treatment if early_treatment is None else early_treatment,
     )
-    drawn: dict[str, list[tuple[float, float]]] = {}
-    # The first draw is the estimate: all of the smaller variant, as many of the larger.
-    for draw in range(NUM_RESAMPLES + 1):
-        values = []
-        for shown, shown_early in zip((control, treatment), early, strict=True):
-            total = shown.shape[0]
-            if draw:
-                times = rng.multinomial(users, np.full(total, 1 / total))
-            else:
-                times = np.zeros(total, dtype=np.int64)
-                times[rng.permutation(total)[:users]] = 1
-            values.append(_measure(shown, shown_early, times, new))
-        for name in values[0]:
-            drawn.setdefault(name, []).append((values[0][name], values[1][name]))
-    return [_estimate(name, variant, np.array(pairs), alpha) for name, pairs in drawn.items()]
+    drawn: dict[str, list[NDArray[np.float64]]] = {}
+    for shown, shown_early in zip((control, treatment), early, strict=True):
+        parts = [
+            _measure(shown, shown_early, times, new) for times in _draws(rng, shown.shape[0], users)
+        ]
+        for name in parts[0]:
+            drawn.setdefault(name, []).append(np.concatenate([part[name] for part in parts]))
+    return [_estimate(name, variant, values, alpha) for name, values in drawn.items()]
+
+
+def _draws(rng: np.random.Generator, total: int, users: int) -> Iterator[NDArray[np.int64]]:
+    """How often each user is drawn, [total, draws]; the first draw is of as many as there are."""
+    first = np.zeros((total, 1), dtype=np.int64)
+    first[rng.permutation(total)[:users]] = 1
+    yield first
+    for start in range(0, NUM_RESAMPLES, _AT_ONCE):
+        several = min(_AT_ONCE, NUM_RESAMPLES - start)
+        yield rng.multinomial(users, np.full(total, 1 / total), several).T
 
 
 def _measure(
     shown: csr_array, early: csr_array, times: NDArray[np.int64], new: NewItems | None
-) -> Mapping[str, float]:
-    counts = shown.T @ times
-    found = {"coverage": float((counts > 0).mean())}
+) -> dict[str, NDArray[np.float64]]:
+    """Each metric of each draw: [draws]."""
+    found = {"coverage": (shown.T @ times > 0).mean(axis=0)}
     if new is not None and new.is_new.any():
-        known = (early.T @ times >= new.needed) & new.is_new
-        found["item_cold_start"] = float(known.sum() / new.is_new.sum())
+        known = (early.T @ times >= new.needed) & new.is_new[:, None]
+        found["item_cold_start"] = known.sum(axis=0) / new.is_new.sum()
         if new.publisher is not None:
-            found["active_publishers"] = float(len(np.unique(new.publisher[known])))
+            known &= (new.publisher >= 0)[:, None]
+            active = [float(len(np.unique(new.publisher[one]))) for one in known.T]
+            found["active_publishers"] = np.array(active)
     return found
 
 
-def _estimate(name: str, variant: str, pairs: NDArray[np.float64], alpha: float) -> ItemEstimate:
-    control, treatment = pairs[0]
-    differences = pairs[1:, 1] - pairs[1:, 0]
+def _estimate(
+    name: str, variant: str, values: list[NDArray[np.float64]], alpha: float
+) -> ItemEstimate:
+    control, treatment = (one[0] for one in values)
+    differences = values[1][1:] - values[0][1:]
     observed = treatment - control
     # Resampled users repeat, so they see fewer items than as many different ones: the spread of
     # the draws is right, their middle is not.

@@ -153,7 +153,7 @@ def drop(
     place = configured(home)
     from features.leases import refuse_if_served
     from features.withdrawal import withdraw
-    from flows.steps import alone_in
+    from flows.locks import alone_in
     from flows.versions import refuse_if_needed
 
     if not place.feast.exists():

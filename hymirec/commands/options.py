@@ -12,6 +12,7 @@ import typer
 from hymirec.errors import InterruptedRunError
 from hymirec.home import DEFAULT_HOME as DEFAULT_HOME
 from hymirec.home import ENV_HOME, Home
+from hymirec.upgrades import bring_up_to_date
 
 Result = TypeVar("Result")
 
@@ -24,10 +25,14 @@ JsonOption = Annotated[
 
 
 def configured(home: Path) -> Home:
-    """Name the home and tell Feast, MLflow and Prefect about it, before they are imported."""
+    """Name the home and tell Feast, MLflow and Prefect about it, before they are imported.
+
+    A home of an earlier release is brought up to date; see `hymirec.upgrades` for what it raises.
+    """
     from flows.settings import configure_tools
 
     place = Home.at(home)
+    bring_up_to_date(place)
     configure_tools(place)
     return place
 
@@ -35,7 +40,7 @@ def configured(home: Path) -> Home:
 def interruptible(run: Callable[[], Result]) -> Result:
     """Run something that goes on where it stopped when it is called again.
 
-    Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
+    Prefect is told on the way out, which a plain SIGTERM would cut short.
 
     Raises:
         InterruptedRunError: the user stopped it.
