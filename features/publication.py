@@ -167,7 +167,8 @@ def _pieces(file: pq.ParquetFile, size: int) -> Iterator[tuple[int, pd.DataFrame
     """
     done, group = 0, 0
     while group < file.num_row_groups:
-        groups, num_rows = [], 0
+        groups: list[int] = []
+        num_rows = 0
         while group < file.num_row_groups and (
             not groups or num_rows + file.metadata.row_group(group).num_rows <= size
         ):

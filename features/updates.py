@@ -73,7 +73,7 @@ def with_clicks(
             ranks.append(rank)
             new.append(click)
     times = np.append(history.times, np.array([click.time for click in new], dtype=np.int64))
-    order = np.lexsort((ranks, times))[-limit:]
+    order = np.lexsort((np.array(ranks), times))[-limit:]
     if not new and (order == np.arange(len(history))).all():
         return history
     item_ids = [*history.item_ids, *(click.item_id for click in new)]

@@ -45,6 +45,7 @@ from serving.api import (
     problems,
 )
 from serving.dispatch import LostError
+from serving.experiments import ExperimentRollout
 from serving.fleet import Fleet
 from serving.guard import Guard
 from serving.live_parity import LiveParity
@@ -368,14 +369,20 @@ def run_gateway(
     Raises:
         HymirecError: the version cannot be served.
     """
-    rollout = ChampionOnly()
-    fleet = Fleet(Registry(home, model), alias, rollout, settings)
-    app = create_app(home, fleet, rollout=rollout, settings=settings, tokens=tokens)
+    with ExperimentRollout(home) as rollout:
+        fleet = Fleet(Registry(home, model), alias, rollout, settings)
+        rollout.serve_from(lambda version: fleet.served(version) is not None)
+        app = create_app(home, fleet, rollout=rollout, settings=settings, tokens=tokens)
+        _listen(app, host, port, lambda: on_ready(fleet.champion.info.version))
+
+
+def _listen(app: FastAPI, host: str, port: int, on_start: Callable[[], None]) -> None:
+    """Answer at an address until interrupted or terminated."""
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", access_log=False, lifespan="off",
         server_header=False,
     )  # fmt: skip
-    server = _Server(config, lambda: on_ready(fleet.champion.info.version))
+    server = _Server(config, on_start)
 
     async def serve() -> None:
         task = asyncio.current_task()
