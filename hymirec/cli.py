@@ -30,6 +30,7 @@ from hymirec.commands import (
     items,
     models,
     monitor,
+    services,
     serving,
 )
 from hymirec.commands import features as feature_store
@@ -69,6 +70,8 @@ app.command("recommend-all")(batch.recommend_all)
 app.command()(monitor.monitor)
 app.command()(serving.serve)
 app.command()(serving.recommend)
+for service_command in (services.up, services.down, services.status):
+    app.command()(service_command)
 
 
 def _print_version(asked: bool) -> None:

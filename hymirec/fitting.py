@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from hymirec.catalogue import make_tower
+from hymirec.catalogue import Elsewhere, make_tower
 from hymirec.checkpoints import check_settings
-from hymirec.codebook import Codebook, fit_codebook
+from hymirec.codebook import Codebook, fit_item_codebook
 from hymirec.datasets import Dataset
 from hymirec.errors import DataError, UsageError
 from hymirec.evaluation.metrics import summarise
@@ -112,7 +112,9 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
 
     def encode() -> tuple[Tensor, Codebook, NDArray[np.uint8]]:
         items = first_stage.item_vectors()
-        codebook = fit_codebook(items[1:], recipe.codebook, seed=recipe.first_training.seed)
+        by_text = first_stage.tower.texts_as_read()
+        seed = recipe.first_training.seed
+        codebook = fit_item_codebook(items[1:], by_text[1:], recipe.codebook, seed=seed)
         return items, codebook, codebook.encode(items[1:]).numpy()
 
     items, codebook, codes = on_main(encode)
@@ -169,6 +171,7 @@ def fit_encoder(
     *,
     directory: Path,
     num_workers: int = 1,
+    elsewhere: Elsewhere | None = None,
     log_metrics: LogMetrics = lambda metrics, step: None,
 ) -> tuple[NextItemRecommender, Tokenizer]:
     """Stage 1: train the content encoder end to end on next items.
@@ -179,6 +182,7 @@ def fit_encoder(
         recipe: settings.
         directory: for checkpoints.
         num_workers: processes that may read the catalogue, see `hymirec.catalogue`.
+        elsewhere: other machines that read it, see there.
         log_metrics: called after every epoch.
 
     Returns:
@@ -192,6 +196,7 @@ def fit_encoder(
         count_items(split.training, len(items)),
         directory / "first_read",
         num_workers=num_workers,
+        elsewhere=elsewhere,
     )
     model = NextItemRecommender(tower, recipe.first_stage)
     fit_model(

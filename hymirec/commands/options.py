@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -27,13 +28,18 @@ JsonOption = Annotated[
 def configured(home: Path) -> Home:
     """Name the home and tell Feast, MLflow and Prefect about it, before they are imported.
 
-    A home of an earlier release is brought up to date; see `hymirec.upgrades` for what it raises.
+    Where `hymirec up` has started Prefect's server, flows report there. A home of an earlier
+    release is brought up to date; see `hymirec.upgrades` for what it raises.
     """
     from flows.settings import configure_tools
+    from hymirec import supervision
 
     place = Home.at(home)
     bring_up_to_date(place)
     configure_tools(place)
+    prefect = supervision.find(place, "prefect")
+    if prefect is not None and prefect.process is not None:
+        os.environ.setdefault("PREFECT_API_URL", f"{prefect.url}/api")
     return place
 
 
