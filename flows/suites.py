@@ -94,11 +94,13 @@ def _expectation(path: Path, position: int, entry: Any) -> Any:
 
     try:
         meta = entry.get("meta", {})
+        note = _filled(meta.get("note", ""))
         return ExpectationConfiguration(
             type=entry["type"],
             kwargs=entry.get("kwargs", {}),
             meta={**meta, "position": position},
-            notes=_filled(meta.get("note", "")),
+            notes=note,
+            description=f"{note} [{meta.get('name', '')}]" if note else None,
             severity=FailureSeverity(entry.get("severity", CRITICAL)),
         ).to_domain_obj()
     # Great Expectations raises many kinds of errors over a wrong entry; all mean the same.

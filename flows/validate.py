@@ -24,6 +24,7 @@ from hymirec.schema import SOURCE_ROW, USER_ID
 
 _SHOWN_ROWS, _LONGEST_VALUE = 3, 80
 _SITE = "report"
+_STYLE = Path(__file__).parent / "templates" / "data_docs.css"
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def check(
         findings.extend(_findings(table, frame, result))
         errors.extend(_errors(table, result))
     context.build_data_docs()
+    _style(report_dir)
     return ValidationReport(findings, errors, report_dir.resolve() / "index.html")
 
 
@@ -173,6 +175,14 @@ def _context(report_dir: Path) -> Any:
         analytics_enabled=False,
     )
     return gx.get_context(mode="ephemeral", project_config=config)
+
+
+def _style(report_dir: Path) -> None:
+    """Let the pages be read where the internet is not, from which they take their styles."""
+    style = f"<style>\n{_STYLE.read_text()}</style>\n</head>"
+    for page in report_dir.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace("</head>", style, 1), encoding="utf-8")
 
 
 def _run(
