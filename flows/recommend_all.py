@@ -25,6 +25,7 @@ from prefect import flow
 
 from features.offline import history_path
 from features.scan import HistoryScan
+from flows.notify import HOOKS
 from flows.served import ServedVersion, served_versions
 from flows.settings import CHAMPION
 from flows.shards import each_shard
@@ -55,7 +56,7 @@ class AllRecommended:
     users: int
     popular: int
     seconds: float
-    peak_mb: float
+    peak_mb: float | None
     resumed_shards: int
 
     def to_json(self) -> dict[str, Any]:
@@ -106,11 +107,11 @@ def recommend_all(
              served.version.version)  # fmt: skip
     return AllRecommended(
         str(path), str(served.version.version), served.codebook_id, k, users, popular,
-        cost["seconds"], cost.get("peak_mb", float("nan")), len(shards) - len(todo),
+        cost["seconds"], cost.get("peak_mb"), len(shards) - len(todo),
     )  # fmt: skip
 
 
-@flow(name="recommend-all")
+@flow(name="recommend-all", **HOOKS)
 def recommend_all_flow(
     home: Path, path: Path, k: int = 10, exclude_seen: bool = True, alias: str = CHAMPION
 ) -> AllRecommended:
@@ -194,7 +195,7 @@ def _shards(
             list(range(first, min(first + GROUPS_PER_SHARD, scan.num_groups)))
             for first in range(0, scan.num_groups, GROUPS_PER_SHARD)
         ]
-        sizes = [scan.num_users_in(some) for some in groups]
+        sizes = [sum(scan.sizes[group] for group in some) for some in groups]
         newcomers = list(scan.newcomers(NEWCOMERS_PER_SHARD))
     finally:
         scan.close()

@@ -26,7 +26,7 @@ from flows.train import read_recommender, read_training_histories
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage
 from hymirec.recipes import Recipe
-from hymirec.schema import USER_ID
+from hymirec.schema import QUERY, USER_ID
 from hymirec.splits import LeaveLastSplit, count_items
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,10 @@ REQUIREMENTS = (
 PACKAGE_TAG = "package_digest"
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, USER_ID)]),
+    # The query is a `hymirec.query.Query` as JSON text; without one, `params` say what is asked.
+    inputs=Schema(
+        [ColSpec(DataType.string, USER_ID), ColSpec(DataType.string, QUERY, required=False)]
+    ),
     outputs=Schema([ColSpec(AnyType())]),
     params=ParamSchema(
         [

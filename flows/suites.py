@@ -100,7 +100,7 @@ def _expectation(path: Path, position: int, entry: Any) -> Any:
             kwargs=entry.get("kwargs", {}),
             meta={**meta, "position": position},
             notes=note,
-            description=f"{note} [{meta.get('name', '')}]" if note else None,
+            description=_shown(entry["type"], note, meta.get("name", "")),
             severity=FailureSeverity(entry.get("severity", CRITICAL)),
         ).to_domain_obj()
     # Great Expectations raises many kinds of errors over a wrong entry; all mean the same.
@@ -109,6 +109,16 @@ def _expectation(path: Path, position: int, entry: Any) -> Any:
         raise UsageError(
             f"{path.name}: expectation {position + 1} ({what}): {one_line(error)}"
         ) from error
+
+
+def _shown(kind: str, note: str, name: str) -> str | None:
+    """A rule as reports show it whether it is met or not; notes speak of where it is broken."""
+    if not note:
+        return None
+    about_rows = kind.startswith("expect_column_value") and not kind.endswith("_of_type")
+    broken = about_rows or "must" not in note
+    prefix = ("no row " if about_rows else "not so: ") if broken else ""
+    return f"{prefix}{note} [{name}]"
 
 
 def _filled(note: object) -> str:

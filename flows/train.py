@@ -23,6 +23,7 @@ from flows.encode import (
 from flows.frames import history_frame, prediction_frame, training_frame
 from flows.plots import recall_by_length
 from flows.published import published_data
+from flows.ranking import in_shards
 from flows.steps import StepResult, find_step, run_step, source_digest, step_digest
 from flows.suites import suites_of
 from flows.tracking import log_metrics, run_training_step
@@ -179,7 +180,10 @@ def evaluate_recommender(
         occurrences = count_items(split.training, len(items))
         model = read_recommender(recommender)
         cases = split.test
-        report = evaluate(model, cases, users, Catalogue.of(items, occurrences))
+        report = evaluate(
+            model, cases, users, Catalogue.of(items, occurrences),
+            answer=in_shards(recommender.directory / RECOMMENDER, checkpoints / "ranks"),
+        )  # fmt: skip
         frame = prediction_frame(report.users, cases, len(items), LIST_LENGTH)
         site = prediction_report(home, recommender)
         _check(home, EVALUATION, {"predictions": frame}, site)

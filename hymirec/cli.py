@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
@@ -21,7 +20,19 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import batch, codebook, events, experiments, flow, items, models, monitor
+from hymirec import __version__
+from hymirec.commands import (
+    batch,
+    codebook,
+    events,
+    experiments,
+    flow,
+    items,
+    models,
+    monitor,
+    services,
+    serving,
+)
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
     DEFAULT_HOME,
@@ -57,9 +68,31 @@ app.add_typer(models.app, name="models")
 app.command()(models.rollback)
 app.command("recommend-all")(batch.recommend_all)
 app.command()(monitor.monitor)
+app.command()(serving.serve)
+app.command()(serving.recommend)
+for service_command in (services.up, services.down, services.status):
+    app.command()(service_command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"hymirec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True,
+                     callback=_print_version),
+    ] = False,
+) -> None:  # fmt: skip
+    """Options of the command line as a whole."""
+
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
+DEFAULT_HOST = serving.DEFAULT_HOST
 
 Tuning = Literal["full", "lora", "frozen"]
 BadRows = Literal["fail", "drop", "keep"]
@@ -244,9 +277,10 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
 
     from flows.settings import CHAMPION, MODEL_NAME
     from serving.client import ask
-    from serving.server import ModelServer, resolve_alias
+    from serving.registry import Registry
+    from serving.server import ModelServer
 
-    version = resolve_alias(place, MODEL_NAME, CHAMPION)
+    version = Registry(place, MODEL_NAME).resolve(CHAMPION)
     logging.getLogger(__name__).info("serve: starting MLflow's model server of version %d", version)
     with ModelServer(place, MODEL_NAME, version, host=DEFAULT_HOST, port=0) as server:
         answers = [ask(server.url, user, 10) for user in _some_users(world)]
@@ -254,54 +288,6 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
     show_answer(max(answers, key=_interests_in))
     show_metrics(result)
     _print_pages(place, result.data_report)
-
-
-@app.command()
-def serve(
-    home: HomeOption = DEFAULT_HOME,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
-    port: Annotated[
-        int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)
-    ] = (DEFAULT_PORT),
-) -> None:
-    """Answer requests with the champion and take events in, until interrupted."""
-    place = configured(home)
-    from flows.settings import CHAMPION, MODEL_NAME
-    from serving.gateway import run_gateway
-    from serving.server import ModelServer, refuse_port_in_use, resolve_alias
-
-    version = resolve_alias(place, MODEL_NAME, CHAMPION)
-    # Set both: a shell starts a background process with SIGINT ignored.
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, signal.default_int_handler)
-    try:
-        refuse_port_in_use(host, port)
-        with ModelServer(place, MODEL_NAME, version, host=DEFAULT_HOST, port=0) as server:
-            out.print(f"version {version} answers at http://{host}:{port}; Ctrl-C stops it")
-            run_gateway(place, server, host=host, port=port)
-    except KeyboardInterrupt:
-        out.print("stopped")
-
-
-@app.command()
-def recommend(
-    user: Annotated[str, typer.Option(help="User id, as in the data.")],
-    k: Annotated[int, typer.Option("-k", help="Number of items.", min=1, max=1000)] = 10,
-    url: Annotated[str, typer.Option(help="Where `hymirec serve` answers.")] = (
-        f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
-    ),
-    as_json: JsonOption = False,
-) -> None:
-    """Ask the served model for recommendations."""
-    from serving.client import ask
-
-    answer = ask(url, user, k)
-    if as_json:
-        print(json.dumps(answer))
-        return
-    show_answer(answer)
-    if len(answer["recommendations"]) < k:
-        out.print(f"{k} items were asked for; there are no more to recommend")
 
 
 @app.command()

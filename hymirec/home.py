@@ -6,12 +6,20 @@ meet. Nothing here is created on import; `Home.create` makes the directories.
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hymirec import __version__
 from hymirec.errors import UsageError
 
+LAYOUT = 1
+"""Of the homes that this release makes and works with; see `hymirec.upgrades`."""
 ENV_HOME = "HYMIREC_HOME"
+ENV_MLFLOW, ENV_ARTIFACTS = "HYMIREC_MLFLOW", "HYMIREC_ARTIFACTS"
+"""Addresses of MLflow's store and of its artifacts, where machines share them."""
+"""The directory that holds all state, where `--home` does not say."""
 DEFAULT_HOME = Path(".hymirec")
 
 
@@ -34,12 +42,38 @@ class Home:
         return cls(root)
 
     def create(self) -> Home:
-        """Make the directories that the tools expect to find.
+        """Make the directories that the tools expect to find; a new home says its layout.
 
         Raises:
             UsageError: they cannot be made.
         """
-        for path in (
+        try:
+            if not self.has_state():
+                self.root.mkdir(parents=True, exist_ok=True)
+                self.mark(LAYOUT)
+            for path in self._rooms():
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"home {self.root} cannot be used: {error.strerror}") from error
+        return self
+
+    def has_state(self) -> bool:
+        """Whether a run has left anything here."""
+        return any(path.exists() for path in (self.layout_file, *self._rooms()))
+
+    def mark(self, layout: int) -> None:
+        """Write down which layout this home has, and who says so."""
+        new = self.layout_file.with_name(f".{self.layout_file.name}.{os.getpid()}")
+        new.write_text(json.dumps({"layout": layout, "hymirec": __version__}) + "\n")
+        new.replace(self.layout_file)
+
+    @property
+    def layout_file(self) -> Path:
+        """Tells the layout (`hymirec.upgrades`); homes of before 0.2.0 have none."""
+        return self.root / "home.json"
+
+    def _rooms(self) -> tuple[Path, ...]:
+        return (
             self.data,
             self.runs,
             self.reports,
@@ -48,12 +82,7 @@ class Home:
             self.catalogue,
             self.mlflow,
             self.prefect,
-        ):
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UsageError(f"home {self.root} cannot be used: {error.strerror}") from error
-        return self
+        )
 
     @property
     def data(self) -> Path:
@@ -92,8 +121,22 @@ class Home:
 
     @property
     def mlflow_uri(self) -> str:
-        """MLflow's tracking and registry URI."""
-        return f"sqlite:///{self.mlflow / 'mlflow.db'}"
+        """MLflow's tracking and registry URI: what `HYMIREC_MLFLOW` says, or a file of the home."""
+        return os.environ.get(ENV_MLFLOW) or f"sqlite:///{self._mlflow_file}"
+
+    @property
+    def artifact_uri(self) -> str:
+        """Where MLflow keeps artifacts: what `HYMIREC_ARTIFACTS` says, or a folder of the home."""
+        return os.environ.get(ENV_ARTIFACTS) or (self.mlflow / "artifacts").as_uri()
+
+    @property
+    def has_mlflow(self) -> bool:
+        """Whether there is a store to ask; a client that asks for a file would make one."""
+        return bool(os.environ.get(ENV_MLFLOW)) or self._mlflow_file.exists()
+
+    @property
+    def _mlflow_file(self) -> Path:
+        return self.mlflow / "mlflow.db"
 
     @property
     def prefect(self) -> Path:
