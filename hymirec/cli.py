@@ -47,6 +47,7 @@ app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
 app.add_typer(models.app, name="models")
 
+app.command()(models.promote)
 app.command()(models.rollback)
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
