@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 PREVIOUS = "previous"
 GATE_TAG = "gate"
 """Of a version: its last verdict, `passed: …`, `failed: …` or `inconclusive: …`."""
+REPORT_TAG = "gate_report"
+"""Of a version: the page of its last passage through the gate."""
 _PAGE = 1000
 
 

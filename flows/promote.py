@@ -14,7 +14,7 @@ from mlflow.models import EvaluationResult, MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
 
 from features.audit_log import FORCED, NOMINATION, PROMOTION, Entry
-from flows.aliases import GATE_TAG, PREVIOUS, Aliases
+from flows.aliases import GATE_TAG, PREVIOUS, REPORT_TAG, Aliases
 from flows.gate.checks import Verdict
 from flows.gate.passage import pass_gate
 from flows.gate.report import GateReport, StartTrial
@@ -26,8 +26,6 @@ from hymirec.home import Home
 log = logging.getLogger(__name__)
 
 GATE_METRIC = "R@10"
-REPORT_TAG = "gate_report"
-"""Of a version: the page of its last passage through the gate."""
 
 Standing = Literal["champion", "challenger", "refused"]
 """What has become of a new version: it answers, it waits to be promoted, or neither."""

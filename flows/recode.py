@@ -113,7 +113,9 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
             f"{after[GATE_METRIC]:.4f} after."
         )
         users = data.interactions[USER_ID].head(1).tolist()
-        version = find_version(digest) or register_package(recoded, users, digest, card, parts)
+        version = find_version(digest) or register_package(
+            home, recoded, users, digest, card, parts
+        )
         passed = place_new(home, version, after, floor) != "refused"
         mlflow.set_tag("model_version", f"{MODEL_NAME}/{version.version}")
     log.info("codebook: %s", card)

@@ -21,6 +21,7 @@ from pathlib import Path
 import hymirec
 from hymirec.errors import UsageError
 from hymirec.home import Home
+from hymirec.shipped import source_digest as source_digest
 
 log = logging.getLogger(__name__)
 
@@ -130,13 +131,3 @@ def step_digest(name: str, inputs: Mapping[str, object]) -> str:
     """Digest of a step's inputs and of the library's source, 12 hex digits."""
     content = json.dumps([name, inputs, source_digest(LIBRARY)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def source_digest(*places: Path) -> str:
-    """Digest of Python files and of all those in folders: other code may give another result."""
-    digest = hashlib.sha256()
-    for place in places:
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(str(path.relative_to(place.parent)).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -28,6 +28,7 @@ from hymirec.errors import HymirecError, UsageError
 from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
 from hymirec.package import RecommenderPackage
 from hymirec.schema import USER_ID
+from hymirec.shipped import SCHEMA_DIGEST, metadata, refuse_other_code
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,20 @@ class HyMiRecModel(PythonModel):
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the package and check that its codebook's features are online."""
+        """Load the package and check that its codebook's features are online.
+
+        Raises:
+            VersionError: this process holds another version's modules, or the codebook's features
+                are not published, or not with the fields that the version was registered for.
+        """
         directory = Path(context.artifacts["package"])
+        model = directory.parents[1]
+        refuse_other_code(model)
         self.package = RecommenderPackage.load(directory)
         self.version = _registered_version(directory)
         home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
         self.features = FeatureReader(home, self.package.info.codebook_id)
+        self.features.refuse_other_schema(metadata(model).get(SCHEMA_DIGEST, ""))
         self.max_age = _max_age()
         self._publications = home.catalogue / self.package.info.codebook_id
         self._taken: set[str] = set()

@@ -20,6 +20,7 @@ from flows.settings import CODEBOOK_TAG
 from hymirec.errors import HymirecError
 from hymirec.home import Home
 from hymirec.schema import ITEM_ID
+from hymirec.shipped import SCHEMA_DIGEST
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,9 @@ def _features(
         return {
             "users_online": len(reader.read_users(users)) / len(users),
             "items_online": len(reader.read_item_codes(items)) / len(items),
+            "schema_as_registered": float(
+                version.tags.get(SCHEMA_DIGEST, reader.schema_digest) == reader.schema_digest
+            ),
         }
     except HymirecError as error:
         log.warning("gate: features cannot be read: %s", error)

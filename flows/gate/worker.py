@@ -44,14 +44,15 @@ def main(code: Path, package_path: Path, additions: Path, cases_path: Path, out:
     codes = np.concatenate([np.zeros((1, model.codebook.bytes_per_item), np.uint8),
                             model.codebook.encode(vectors).numpy()])  # fmt: skip
     index = number_items(ids)
+    asked = pd.read_parquet(cases_path)
+    columns = (asked[name].tolist() for name in ("items", "times", "target"))
     cases, known_target = [], []
-    for row in pd.read_parquet(cases_path).itertuples():
-        places = np.array([index.get(item, 0) for item in row.items], dtype=np.int64)
-        some = places > 0
-        times = np.asarray(row.times, dtype=np.int64)
-        history = IndexedHistory.of(places[some], times=times[some]).coded(codes)
-        known_target.append(row.target in index)
-        cases.append(Case(history, index.get(row.target, 1)))
+    for items, times, target in zip(*columns, strict=True):
+        places = np.array([index.get(item, 0) for item in items], dtype=np.int64)
+        known = places > 0
+        history = IndexedHistory.of(places[known], times=np.asarray(times, np.int64)[known])
+        known_target.append(target in index)
+        cases.append(Case(history.coded(codes), index.get(target, 1)))
 
     answers = answer_cases(model, cases, list_length=LIST_LENGTH)
     # What is not in the catalogue cannot be found.

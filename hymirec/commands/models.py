@@ -104,6 +104,43 @@ def history(
 
 
 @app.command()
+def diff(
+    first: VersionArgument,
+    second: VersionArgument,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what two versions differ in, and by how much."""
+    place = configured(home)
+    from flows.aliases import Aliases
+    from flows.inventory import differences
+
+    aliases = Aliases(place)
+    versions = [aliases.find(name) for name in (first, second)]
+    found = differences(aliases, *versions)
+    numbers = [str(one.version) for one in versions]
+    for part, title in (("belongs", "belongs to"), ("settings", "settings")):
+        table = Table(title=f"{title}, where they differ")
+        for name in ("", *(f"version {number}" for number in numbers)):
+            table.add_column(name)
+        for row in found[part]:
+            table.add_row(*(escape(str(row[key]) or "–") for key in ("name", "first", "second")))
+        show_wide(table)
+    table = Table(title="test metrics of their runs")
+    for name in ("", *(f"version {number}" for number in numbers), "difference", "interval"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in found["metrics"]:
+        interval = f"{row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else "–"
+        table.add_row(
+            row["name"], f"{row['first']:.4f}", f"{row['second']:.4f}",
+            f"{row['second'] - row['first']:+.4f}", interval,
+        )  # fmt: skip
+    show_wide(table)
+    if as_json:
+        print(json.dumps({"first": numbers[0], "second": numbers[1], **found}))
+
+
+@app.command()
 def champion(
     at: Annotated[
         str,
@@ -133,6 +170,36 @@ def champion(
         version = int(entry.after) if entry and entry.after else None
         record = entry.to_json() if entry else None
         print(json.dumps({"at": moment.isoformat(), "version": version, "entry": record}))
+
+
+@app.command()
+def verify(
+    version: VersionArgument,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="In a new environment of its requirements (downloads them)."),
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a version in a clean process that sees nothing but its files; exits with 1 if it fails.
+
+    A home's features have to be published: the example is answered from them.
+    """
+    place = configured(home)
+    from flows.aliases import Aliases
+    from flows.verification import verify as look
+
+    aliases = Aliases(place)
+    found = aliases.find(version)
+    findings = look(aliases, found, fresh=fresh)
+    for one in findings:
+        mark = "[green]ok[/]" if one.right else "[red]wrong[/]"
+        out.print(f"{mark}  {one.what}: {escape(one.seen)}", soft_wrap=True)
+    if as_json:
+        print(json.dumps({"version": str(found.version), "findings": [vars(f) for f in findings]}))
+    if not all(one.right for one in findings):
+        raise typer.Exit(1)
 
 
 def promote(
