@@ -159,6 +159,30 @@ class EventLog:
                 found[logged.event.user_id].append(logged)
         return found
 
+    def rows_of(
+        self, user_ids: Sequence[str], since: float
+    ) -> list[tuple[str, str, str, int, float | None, str]]:
+        """Events of any kind of users since a moment, in no order, for tables.
+
+        Args:
+            user_ids: whose.
+            since: seconds since 1970 UTC.
+
+        Returns:
+            user_id, item_id, kind, time, value, and the context as JSON text.
+        """
+        columns = [getattr(_EVENTS.c, name) for name in
+                   ("user_id", "item_id", "kind", "time", "value", "context")]  # fmt: skip
+        found: list[tuple[str, str, str, int, float | None, str]] = []
+        with self._database.naming_it(), self._engine.connect() as connection:
+            for start in range(0, len(user_ids), _IDS_PER_QUERY):
+                part = user_ids[start : start + _IDS_PER_QUERY]
+                query = select(*columns).where(
+                    _EVENTS.c.user_id.in_(part), _EVENTS.c.time >= int(since)
+                )
+                found += [tuple(row) for row in connection.execute(query)]
+        return found
+
     def users_who_clicked(self, item_ids: Sequence[str]) -> list[str]:
         """Users with clicks on any of the items."""
         found: set[str] = set()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from flows.monitoring.series import Point
+from flows.monitoring.settings import Threshold
 from hymirec.evaluation.report import LENGTH, RANK
 
 SIZE = (7, 3.2)
+SMALL_SIZE = (4.2, 2.1)
 NUM_BINS = 8
 
 
@@ -66,6 +71,25 @@ def differences_from_nothing(found: Sequence[tuple[str, float, float, float]]) -
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="candidate minus champion", ylim=(-0.5, len(names) - 0.5))
     return _svg(figure, "Differences with their intervals")
+
+
+def time_series(name: str, points: Sequence[Point], threshold: Threshold | None) -> str:
+    """One metric over time, with the side of its threshold that is too far."""
+    figure = Figure(figsize=SMALL_SIZE, layout="constrained")
+    axes = figure.subplots()
+    times = [datetime.fromtimestamp(point.time, UTC) for point in points]
+    axes.plot(times, [point.value for point in points], marker=".")
+    if threshold is not None:
+        axes.axhline(threshold.limit, linestyle="--", color="#a3180f", linewidth=1)
+        low, high = axes.get_ylim()
+        side = (threshold.limit, high) if threshold.above is not None else (low, threshold.limit)
+        axes.axhspan(*side, color="#a3180f", alpha=0.08)
+        axes.set_ylim(low, high)
+    room = max(timedelta(minutes=5), (times[-1] - times[0]) * 0.03)  # a single look needs some
+    axes.set_xlim(times[0] - room, times[-1] + room)
+    axes.xaxis.set_major_locator(AutoDateLocator(maxticks=5))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    return _svg(figure, f"{name} over time")
 
 
 def _svg(figure: Figure, title: str) -> str:

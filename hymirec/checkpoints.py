@@ -1,7 +1,7 @@
 """What a training leaves on disk: checkpoints to resume from, and the word that it is done.
 
 settings.json      what it was begun with; a call with other settings is refused
-checkpoint-<step>  the library's: weights, optimizer, schedule, counters
+checkpoint-<step>  the library's: weights, optimizer, schedule, counters; and ours, averages
 finished.json      the checkpoint kept and its validation; written last
 """
 
@@ -22,6 +22,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from hymirec.averaging import AVERAGES
 from hymirec.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def last_checkpoint(directory: Path) -> str | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    names = (SAFE_WEIGHTS_NAME, OPTIMIZER_NAME, SCHEDULER_NAME)
+    names = (SAFE_WEIGHTS_NAME, AVERAGES, OPTIMIZER_NAME, SCHEDULER_NAME)
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text())  # the library writes it last
     except (OSError, ValueError):
@@ -113,7 +114,8 @@ def finished(directory: Path) -> tuple[int, dict[str, float]] | None:
 
 
 def load_weights(model: nn.Module, directory: Path, step: int) -> None:
-    """Put the weights of a step's checkpoint into the model."""
+    """Put the averaged weights of a step's checkpoint into the model."""
+    checkpoint = directory / f"{PREFIX_CHECKPOINT_DIR}-{step}"
     model.load_state_dict(
-        load_file(directory / f"{PREFIX_CHECKPOINT_DIR}-{step}" / SAFE_WEIGHTS_NAME)
+        load_file(checkpoint / SAFE_WEIGHTS_NAME) | load_file(checkpoint / AVERAGES)
     )

@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,9 +21,15 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import codebook, events, items, models
+from hymirec.commands import batch, codebook, events, experiments, items, models, monitor
 from hymirec.commands import features as feature_store
-from hymirec.commands.options import DEFAULT_HOME, HomeOption, JsonOption, configured
+from hymirec.commands.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    configured,
+    interruptible,
+)
 from hymirec.display import (
     err,
     out,
@@ -43,12 +48,15 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(events.app, name="events")
 app.add_typer(items.app, name="items")
+app.add_typer(experiments.app, name="experiment")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
 app.add_typer(models.app, name="models")
 
 app.command()(models.promote)
 app.command()(models.rollback)
+app.command("recommend-all")(batch.recommend_all)
+app.command()(monitor.monitor)
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
@@ -181,7 +189,7 @@ def benchmark(
     parts = SplitConfig.model_validate({"by": split, "window": window})
     names, swept = _listed(models), _listed(sweep)
     contenders(get_recipe(recipe), names, ablations=ablations, sweeps=swept)
-    result = _interruptible(
+    result = interruptible(
         lambda: flow(
             data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
             ablations=ablations, sweeps=swept, min_events=min_events, split=parts,
@@ -366,21 +374,11 @@ def _run_pipeline(
     place.create()
     from flows.pipeline import pipeline as flow
 
-    return _interruptible(
+    return interruptible(
         lambda: flow(
             data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model, seed=seed
         )
     )
-
-
-def _interruptible(run: Callable[[], Any]) -> Any:
-    # Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, signal.default_int_handler)
-    try:
-        return run()
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError("interrupted: the same command goes on from here") from error
 
 
 def _built_in_world(place: Home) -> Path:

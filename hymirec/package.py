@@ -11,7 +11,7 @@ Nothing in it is pickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -210,8 +210,9 @@ class RecommenderPackage:
             )
         known = None if history is None else index_history(history, self._item_index)
         if known is None or not len(known):
-            popular = self._by_popularity[:k]
-            return [Recommendation(*self._named(item), 0.0, 0, ()) for item in popular], "popular"
+            return [
+                Recommendation(*self._named(item), 0.0, 0, ()) for item in self.popular(k)
+            ], "popular"
         interests = self.model.encode_user(self.model.assemble([known]))[0].numpy()
         seen: Sequence[int] = known.items.tolist() if exclude_seen else ()
         hits = self.index.search(interests, k, excluded=seen)
@@ -226,6 +227,15 @@ class RecommenderPackage:
             for hit in hits
         ]
         return found, "full"
+
+    @property
+    def item_index(self) -> Mapping[str, int]:
+        """The model's index of each item id, from 1."""
+        return self._item_index
+
+    def popular(self, k: int) -> list[int]:
+        """Indices of the k most popular items, most popular first."""
+        return self._by_popularity[:k]
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """Titles of items; an item that is not in the catalogue goes by its id."""

@@ -32,6 +32,7 @@ from transformers.trainer_utils import set_seed
 
 from hymirec import checkpoints
 from hymirec.allocator import keep_freed_memory
+from hymirec.averaging import Averages
 from hymirec.batches import BatchLoader, SeededExamples, SharedBatches, seed_step
 from hymirec.errors import HymirecError, UsageError
 from hymirec.processes import (
@@ -62,6 +63,9 @@ class TrainingConfig(BaseModel):
     weight_decay: NonNegativeFloat = 0.01
     warmup_share: float = Field(0.05, ge=0, le=1)
     """Of all steps; the rate then falls to zero along a cosine."""
+    averaging: float = Field(0.999, ge=0, lt=1)
+    """Share that a step keeps of the average of the weights (`hymirec.averaging`), which is what is
+    validated and kept; 0: the weights after the last step."""
     patience: PositiveInt = 5
     """Epochs without a better validation after which training stops."""
     seed: int = 0
@@ -211,6 +215,12 @@ def _train(
             _LearningRate(config.learning_rate),
         ],
     )
+    directory = Path(arguments.output_dir)
+    resumed_from = on_main(lambda: checkpoints.last_checkpoint(directory))
+    trainer.averages = Averages(model, config.averaging)  # by now the weights are on their device
+    if resumed_from:
+        trainer.averages.load(Path(resumed_from))
+    trainer.add_callback(_Averaging(trainer.averages))
     trainer.name = name
     trainer.validate = validate
     trainer.progress = Progress(name, log_metrics, steps_per_epoch)
@@ -227,13 +237,10 @@ def _train(
             if type(callback).__name__ == printer:
                 trainer.remove_callback(callback)
     share_buffers(model)
-    directory = Path(arguments.output_dir)
     with warnings.catch_warnings():
         # The library has no other name yet for `ddp_broadcast_buffers`.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        trainer.train(
-            resume_from_checkpoint=on_main(lambda: checkpoints.last_checkpoint(directory))
-        )
+        trainer.train(resume_from_checkpoint=resumed_from)
     return trainer.state.best_global_step, best_validation(trainer.state)
 
 
@@ -244,6 +251,7 @@ class _Trainer(Trainer):
     validate: Callable[[], dict[str, float]]
     progress: Progress
     batches: SharedBatches
+    averages: Averages
 
     def get_train_dataloader(self) -> BatchLoader:
         """This process's shares; the library's own way would repeat examples to even them out."""
@@ -292,7 +300,8 @@ class _Trainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validate and tell the callbacks, as the library's own method does."""
-        found = on_main(self.validate)
+        with self.averages.in_place():
+            found = on_main(self.validate)
         share_buffers(self.model)  # validation may have refreshed those of the first process
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(metrics)
@@ -300,6 +309,12 @@ class _Trainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights and their averages, before the state that makes a checkpoint whole."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self.averages.save(Path(output_dir or self.args.output_dir))
 
 
 class _Checkpoints(TrainerCallback):
@@ -325,6 +340,19 @@ class _Checkpoints(TrainerCallback):
         if model is not None:
             share_buffers(model)
         control.should_log = control.should_save = True
+
+
+class _Averaging(TrainerCallback):
+    """Takes the weights into their averages after each step."""
+
+    def __init__(self, averages: Averages) -> None:
+        self.averages = averages
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before a checkpoint of this step is written."""
+        self.averages.update(state.global_step)
 
 
 class _LearningRate(TrainerCallback):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from hymirec.errors import InterruptedRunError
 from hymirec.home import DEFAULT_HOME as DEFAULT_HOME
 from hymirec.home import ENV_HOME, Home
+
+Result = TypeVar("Result")
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar=ENV_HOME, help="Directory that holds all state.")
@@ -25,3 +30,19 @@ def configured(home: Path) -> Home:
     place = Home.at(home)
     configure_tools(place)
     return place
+
+
+def interruptible(run: Callable[[], Result]) -> Result:
+    """Run something that goes on where it stopped when it is called again.
+
+    Prefect's temporary server is stopped on the way out, which a plain SIGTERM would cut short.
+
+    Raises:
+        InterruptedRunError: the user stopped it.
+    """
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.default_int_handler)
+    try:
+        return run()
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("interrupted: the same command goes on from here") from error

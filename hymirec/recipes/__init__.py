@@ -8,10 +8,10 @@ from hymirec.errors import UsageError
 from hymirec.recipes.ablations import ABLATIONS, SWEEPS
 from hymirec.recipes.base import BaselineRecipe, Recipe
 from hymirec.recipes.baselines import BASELINES, get_baseline
-from hymirec.recipes.full import base, demo, small, tiny
+from hymirec.recipes.full import base, demo, large, small, tiny
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (small, base, demo, tiny)
+    recipe.__name__: recipe for recipe in (small, base, large, demo, tiny)
 }
 DEFAULT_RECIPE = "small"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -27,7 +28,11 @@ from transformers import (
 )
 
 from hymirec.codebook import ResidualCodebook, ResidualConfig
+from hymirec.history import History
 from hymirec.inputs import IndexedHistory
+from hymirec.models.hymirec import HyMiRec, HyMiRecConfig
+from hymirec.models.layers import BackboneConfig
+from hymirec.package import RecommenderPackage
 
 NUM_ITEMS, WIDTH = 40, 16
 
@@ -70,6 +75,59 @@ def random_histories(
     def make(lengths: list[int], seed: int = 0) -> list[IndexedHistory]:
         rng = np.random.default_rng(seed)
         return [history_of(rng.integers(1, NUM_ITEMS + 1, length)) for length in lengths]
+
+    return make
+
+
+ITEM_IDS = [f"item {number}" for number in range(1, NUM_ITEMS + 1)]
+
+
+@pytest.fixture(scope="session")
+def model(items: Tensor, codebook: ResidualCodebook) -> HyMiRec:
+    """Random weights, three interests."""
+    torch.manual_seed(0)
+    config = HyMiRecConfig(
+        num_interests=3, num_coarse=2, max_history=12, num_recent=6, coarse_layers=1,
+        backbone=BackboneConfig(num_layers=1, num_heads=2, dropout=0.3),
+    )  # fmt: skip
+    return HyMiRec(items, codebook, config)
+
+
+@pytest.fixture(scope="session")
+def package(model: HyMiRec) -> RecommenderPackage:
+    """What is served of that model; item 5 has no title."""
+    table = pd.DataFrame(
+        {"item_id": ITEM_IDS, "title": [f"Title {i}" for i in ITEM_IDS], "genre": "x"}
+    )
+    table.loc[4, "title"] = None
+    # The most popular: item 40, then 39, ...; padding's count is no item's.
+    counts = torch.arange(NUM_ITEMS + 1)
+    counts[0] = 999
+    return RecommenderPackage.assemble(model, table, counts, recipe="tiny", data_digest="d" * 16)
+
+
+@pytest.fixture(scope="session")
+def make_history(items: Tensor, codebook: ResidualCodebook) -> Callable[..., History]:
+    """Make events with the given item numbers; one beyond the catalogue is an unknown item."""
+    codes = codebook.encode(items).numpy()
+
+    def make(numbers: list[int], codebook_id: str = codebook.id) -> History:
+        known = np.array([n if n <= NUM_ITEMS else 0 for n in numbers], dtype=np.int64)
+        ids = [f"item {number}" for number in numbers]
+        return History(ids, np.arange(len(ids)), codes[known], codebook_id)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def some_histories(make_history: Callable[..., History]) -> Callable[..., list[History]]:
+    """Make histories of random events, some of them of unknown items."""
+
+    def make(count: int = 12) -> list[History]:
+        rng = np.random.default_rng(0)
+        return [
+            make_history(rng.integers(1, 50, rng.integers(1, 30)).tolist()) for _ in range(count)
+        ]
 
     return make
 

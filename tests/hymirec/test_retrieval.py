@@ -4,17 +4,13 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from hymirec.codebook import ResidualCodebook
 from hymirec.errors import VersionError
-from hymirec.history import History
 from hymirec.inputs import index_history
-from hymirec.models.hymirec import HyMiRec, HyMiRecConfig
-from hymirec.models.layers import BackboneConfig
 from hymirec.package import RecommenderPackage
 from hymirec.retrieval import ItemIndex
 from hymirec.tensors import assemble
@@ -87,46 +83,6 @@ def test_ties_are_listed_in_the_order_of_items():
 # The package
 
 
-@pytest.fixture(scope="module")
-def model(items, codebook):
-    torch.manual_seed(0)
-    config = HyMiRecConfig(
-        num_interests=3, num_coarse=2, max_history=12, num_recent=6, coarse_layers=1,
-        backbone=BackboneConfig(num_layers=1, num_heads=2, dropout=0.3),
-    )  # fmt: skip
-    return HyMiRec(items, codebook, config)
-
-
-@pytest.fixture(scope="module")
-def package(model):
-    table = pd.DataFrame(
-        {"item_id": ITEM_IDS, "title": [f"Title {i}" for i in ITEM_IDS], "genre": "x"}
-    )
-    table.loc[4, "title"] = None
-    # The most popular: item 40, then 39, ...; padding's count is no item's.
-    counts = torch.arange(NUM_ITEMS + 1)
-    counts[0] = 999
-    return RecommenderPackage.assemble(model, table, counts, recipe="tiny", data_digest="d" * 16)
-
-
-@pytest.fixture(scope="module")
-def make_history(items, codebook):
-    codes = codebook.encode(items).numpy()
-
-    def make(numbers, codebook_id=codebook.id):
-        """Events with the given item numbers; one beyond the catalogue is an unknown item."""
-        known = np.array([n if n <= NUM_ITEMS else 0 for n in numbers], dtype=np.int64)
-        ids = [f"item {number}" for number in numbers]
-        return History(ids, np.arange(len(ids)), codes[known], codebook_id)
-
-    return make
-
-
-def some_histories(make_history, count=12):
-    rng = np.random.default_rng(0)
-    return [make_history(rng.integers(1, 50, rng.integers(1, 30)).tolist()) for _ in range(count)]
-
-
 def best_by_score(model, history, k, exclude_seen):
     """Item ids of the top k of `model.score`, which knows nothing of FAISS."""
     index = {item: number for number, item in enumerate(ITEM_IDS, start=1)}
@@ -147,10 +103,10 @@ def best_by_score(model, history, k, exclude_seen):
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("k", [10, 1000])
 def test_recommendations_are_the_best_by_score_each_with_its_interest(
-    exclude_seen, k, package, model, make_history
+    exclude_seen, k, package, model, some_histories
 ):
     interests = set()
-    for history in some_histories(make_history):
+    for history in some_histories():
         found, served_by = package.recommend(history, k, exclude_seen=exclude_seen)
         assert served_by == "full"
         expected = best_by_score(model, history, k, exclude_seen)
@@ -161,9 +117,9 @@ def test_recommendations_are_the_best_by_score_each_with_its_interest(
 
 
 def test_recommendations_name_the_items_of_the_history_nearest_to_their_interest(
-    package, model, make_history
+    package, model, some_histories
 ):
-    for history in some_histories(make_history):
+    for history in some_histories():
         known = index_history(history, {item: n for n, item in enumerate(ITEM_IDS, start=1)})
         inputs = assemble([known], max_history=model.max_history, num_recent=model.num_recent)
         interests = model.encode_user(inputs)[0]
@@ -247,11 +203,11 @@ def test_a_model_and_a_package_of_different_codebooks_are_refused(package, codeb
         RecommenderPackage.load(tmp_path / "package")
 
 
-def test_a_saved_package_gives_the_same_answers(package, make_history, tmp_path):
+def test_a_saved_package_gives_the_same_answers(package, some_histories, tmp_path):
     package.save(tmp_path / "package")
     loaded = RecommenderPackage.load(tmp_path / "package")
     assert loaded.info == package.info
-    for history in [None, *some_histories(make_history)]:
+    for history in [None, *some_histories()]:
         assert loaded.recommend(history, 20) == package.recommend(history, 20)
     with pytest.raises(FileExistsError):
         package.save(tmp_path / "package")
@@ -264,8 +220,8 @@ def test_a_package_answers_in_evaluation_mode(model, package, make_history):
     assert package.recommend(history, 10) == package.recommend(history, 10)
 
 
-def test_four_threads_give_the_answers_of_one(package, make_history):
-    histories = some_histories(make_history, count=40)
+def test_four_threads_give_the_answers_of_one(package, some_histories):
+    histories = some_histories(count=40)
     alone = [package.recommend(history, 10) for history in histories]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):

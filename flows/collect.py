@@ -1,0 +1,117 @@
+"""What a retrain learns from: a version's own data, and all that has come since."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from features.event_log import Event, EventLog
+from features.statistics import logged_clicks
+from flows.served import ServedVersion
+from hymirec.additions import Additions, publications, read
+from hymirec.datasets import Dataset, write
+from hymirec.datasets import read as read_data
+from hymirec.datasets.canonical import in_order
+from hymirec.home import Home
+from hymirec.inputs import seconds
+from hymirec.schema import ITEM_ID, SOURCE_ROW, TIMESTAMP, TITLE, USER_ID
+from hymirec.texts import text_columns
+
+log = logging.getLogger(__name__)
+
+CONTENT = "content"
+"""Column of published items' text where the data has no column of text."""
+_SECOND, _REPEAT = "second", "repeat"
+
+
+def collect(home: Home, served: ServedVersion) -> Path:
+    """Write the data of a version together with what came since, as a folder the pipeline takes.
+
+    Clicks on items that are neither in the data nor published are left out.
+
+    Args:
+        home: whose log, catalogue and data.
+        served: the version.
+
+    Returns:
+        The folder, in the home; what was collected before is replaced.
+
+    Raises:
+        DataError: the data the version was trained on is gone from the home.
+        HymirecError: the event log cannot be read.
+    """
+    base = read_data(home.data / served.info["data_digest"])
+    items = with_additions(base.items, read(publications(home.catalogue / served.codebook_id)))
+    event_log = EventLog(home)
+    try:
+        interactions = with_clicks(base.interactions, logged_clicks(event_log), items)
+    finally:
+        event_log.close()
+    directory = home.root / "retraining" / base.name
+    write(Dataset(base.name, interactions, items), directory)
+    log.info(
+        "retrain: %d interactions, %d of them new, and %d items, %d of them new",
+        len(interactions), len(interactions) - len(base.interactions),
+        len(items), len(items) - len(base.items),
+    )  # fmt: skip
+    return directory
+
+
+def with_clicks(
+    interactions: pd.DataFrame, clicks: Iterable[Event], items: pd.DataFrame
+) -> pd.DataFrame:
+    """Add clicks to canonical interactions.
+
+    Of a user, an item and a second the larger of the two counts holds, as in histories
+    (`features.updates.with_clicks`): data that holds some of the clicks already has them once.
+    """
+    known = set(items[ITEM_ID])
+    rows = [(one.user_id, one.item_id, one.time) for one in clicks]
+    logged = pd.DataFrame(rows, columns=[USER_ID, ITEM_ID, _SECOND])
+    unknown = ~logged[ITEM_ID].isin(known)
+    if unknown.any():
+        log.warning("retrain: %d clicks on items nobody knows are left out", unknown.sum())
+        logged = logged[~unknown]
+    if logged.empty:
+        return interactions
+    logged = logged.assign(**{TIMESTAMP: pd.to_datetime(logged[_SECOND], unit="s", utc=True)})
+    logged[TIMESTAMP] = logged[TIMESTAMP].astype(interactions[TIMESTAMP].dtype)
+    first = int(interactions[SOURCE_ROW].max()) + 1
+    logged[SOURCE_ROW] = np.arange(first, first + len(logged))
+    stored = interactions.assign(**{_SECOND: seconds(interactions[TIMESTAMP])})
+    key = [USER_ID, ITEM_ID, _SECOND]
+    numbered = [part.assign(**{_REPEAT: part.groupby(key).cumcount()}) for part in (stored, logged)]
+    both = pd.concat(numbered, ignore_index=True).drop_duplicates([*key, _REPEAT])
+    return in_order(both[interactions.columns])
+
+
+def with_additions(items: pd.DataFrame, additions: Additions | None) -> pd.DataFrame:
+    """Add published items to the canonical items table; a changed item takes its new text.
+
+    Of a published item its text is known, not its columns: what follows the title goes into the
+    first column of text, so that the encoder reads the same.
+    """
+    if additions is None:
+        return items
+    content = next(iter(text_columns(items)), CONTENT)
+    others = [name for name in text_columns(items) if name != content]
+    parts = [text.partition(" Content:")[2].strip() for text in additions.texts]
+    first = int(items[SOURCE_ROW].max()) + 1
+    rows = pd.DataFrame(
+        {
+            ITEM_ID: additions.item_ids, TITLE: additions.titles, content: parts,
+            SOURCE_ROW: np.arange(first, first + len(additions)), **dict.fromkeys(others, ""),
+        }
+    )  # fmt: skip
+    changed = rows[rows[ITEM_ID].isin(items[ITEM_ID])].set_index(ITEM_ID)
+    new = rows[~rows[ITEM_ID].isin(items[ITEM_ID])]
+    table = items.set_index(ITEM_ID)
+    for column in (TITLE, content, *others):
+        if column in table:
+            table[column] = changed[column].reindex(table.index).fillna(table[column])
+    columns = [*items.columns, *({content} - set(items.columns))]
+    return pd.concat([table.reset_index(), new], ignore_index=True)[columns]

@@ -1,0 +1,246 @@
+"""Reading experiments out on schedule, and doing what follows.
+
+Statistics and rules are `hymirec.abtest`'s; here they meet the registry: which versions variants
+are, and who becomes champion.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from features.audit_log import PROMOTION
+from features.experiments import ExperimentStore, StoredExperiment
+from features.readings import ReadingLog
+from features.readouts import ReadoutMaker
+from flows.aliases import Aliases
+from flows.settings import CHAMPION
+from hymirec.abtest.decisions import Decision, decide
+from hymirec.abtest.definition import Experiment
+from hymirec.abtest.readout import Readout
+from hymirec.errors import HymirecError, UsageError
+from hymirec.home import Home
+
+log = logging.getLogger(__name__)
+
+ACTOR = "experiment-readout"
+SETTINGS = ("exclude_seen",)
+"""What variants may ask their models with."""
+TRACKED_IN = "experiments"
+"""MLflow experiment that holds a run for each of ours."""
+EXPERIMENT_TAG = "experiment"
+
+
+@dataclass(frozen=True)
+class ReadOut:
+    """What came of one experiment."""
+
+    stored: StoredExperiment
+    readout: Readout
+    decision: Decision
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "name": self.stored.name,
+            "state": self.stored.state,
+            "share": self.stored.share,
+            "action": self.decision.action,
+            "reason": self.decision.reason,
+            "readout": self.readout.to_json(),
+        }
+
+
+def resolve_versions(home: Home, experiment: Experiment) -> dict[str, int]:
+    """Registered version of each variant, as aliases stand now.
+
+    Raises:
+        UsageError: one is not registered, cannot answer for its codebook is not in the feature
+            store, or does not know one of its settings.
+    """
+    aliases = Aliases(home)
+    found = {}
+    for variant in experiment.variants:
+        version = aliases.find(str(variant.model))
+        aliases.refuse_without_features(str(version.version))
+        unknown = [name for name in variant.settings if name not in SETTINGS]
+        if unknown:
+            known = ", ".join(SETTINGS)
+            raise UsageError(
+                f"variant {variant.name}: there is no setting {unknown[0]!r}; there are {known}"
+            )
+        found[variant.name] = int(version.version)
+    alike = {(found[one.name], str(sorted(one.settings.items()))) for one in experiment.variants}
+    if experiment.mode != "ab" and len(alike) < 2:
+        raise UsageError(f"{experiment.mode} of version {found[experiment.control.name]} with "
+                         "itself shows nothing")  # fmt: skip
+    return found
+
+
+def start(home: Home, name: str, *, reason: str = "", actor: str = "") -> StoredExperiment:
+    """Start a draft with the versions that its variants name now.
+
+    Raises:
+        UsageError: as `resolve_versions` and `ExperimentStore.start`.
+    """
+    store = ExperimentStore(home)
+    versions = resolve_versions(home, store.get(name).experiment)
+    return store.start(name, versions, reason=reason, actor=actor)
+
+
+def conclude(
+    home: Home, name: str, winner: str, *, reason: str, actor: str = "",
+    evidence: dict[str, Any] | None = None, promote: bool = True,
+) -> StoredExperiment:  # fmt: skip
+    """End an experiment, and let `champion` name the winner's version if that is another.
+
+    Raises:
+        UsageError: it has ended, has no such variant, or the winner cannot answer; nothing is
+            changed then.
+    """
+    store = ExperimentStore(home)
+    stored = store.get(name)
+    variant = stored.experiment.variant(winner)
+    version = str(stored.versions.get(winner, ""))
+    aliases = Aliases(home) if promote and version else None
+    if aliases is not None:
+        aliases.refuse_without_features(version)
+        if variant.settings:
+            log.info("the winner's settings are not a version's: send %s with requests",
+                     variant.settings)  # fmt: skip
+    ended = store.end(
+        name, "concluded", reason=reason, winner=winner, actor=actor, evidence=evidence
+    )
+    if aliases is not None and aliases.get(CHAMPION) != version:
+        aliases.move(
+            CHAMPION, version, PROMOTION, reason=f"experiment {name}: {reason}",
+            evidence=(evidence or {}) | {"experiment": name, "variant": winner},
+        )  # fmt: skip
+    return ended
+
+
+def read_out_experiment(home: Home, name: str, *, act: bool = True) -> ReadOut:
+    """Read one experiment out, decide, act on it and write all that down.
+
+    Args:
+        home: whose.
+        name: of the experiment.
+        act: whether to do what was decided, or only to say it.
+
+    Raises:
+        UsageError: there is no such experiment, or it has not started.
+        HymirecError: a log cannot be read or written.
+    """
+    store = ExperimentStore(home)
+    stored = store.get(name)
+    if stored.started is None:
+        raise UsageError(f"{name} has not started: hymirec experiment start {name}")
+    readout = ReadoutMaker(home).read(stored)
+    if stored.state != "running":
+        return ReadOut(stored, readout, Decision("hold", f"it is {stored.state}"))
+    decision = decide(stored.experiment, stored.progress, readout)
+    if act:
+        ReadingLog(home).append(readout, decision)
+        stored = _act(home, store, stored, decision)
+        _track(home, stored, readout, decision)
+    log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
+    return ReadOut(stored, readout, decision)
+
+
+def _act(
+    home: Home, store: ExperimentStore, stored: StoredExperiment, decision: Decision
+) -> StoredExperiment:
+    name, reason, evidence = stored.name, decision.reason, decision.evidence
+    try:
+        if decision.action == "ramp":
+            return store.ramp(name, reason=reason, evidence=evidence, actor=ACTOR)
+        if decision.action == "pause":
+            return store.pause(name, reason=reason, evidence=evidence, actor=ACTOR)
+        if decision.action == "roll_back":
+            return store.end(name, "rolled_back", reason=reason, evidence=evidence, actor=ACTOR)
+        if decision.action == "conclude":
+            promote = stored.experiment.on_win == "promote"
+            return conclude(
+                home, name, decision.winner, reason=reason, evidence=evidence, actor=ACTOR,
+                promote=promote,
+            )  # fmt: skip
+    except UsageError as error:  # a person was faster
+        log.warning("experiment %s: %s: %s", name, decision.action, error)
+        return store.get(name)
+    return stored
+
+
+def _track(home: Home, stored: StoredExperiment, readout: Readout, decision: Decision) -> None:
+    """Add a readout to the experiment's run in MLflow."""
+    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+    run_id = _run_of(client, stored)
+    step = int(readout.time - (stored.started or readout.time))
+    values = {"share": readout.share, "users": float(readout.num_exposed)}
+    for one in readout.primary:
+        values[f"{one.variant}/difference"] = one.difference
+        if one.lift is not None:
+            values[f"{one.variant}/lift"] = one.lift
+        for end, value in zip(("low", "high"), one.lift_interval, strict=True):
+            if value is not None:
+                values[f"{one.variant}/lift_{end}"] = value
+    for rail in readout.guardrails:
+        if rail.room is not None:
+            values[f"{rail.variant}/room_{rail.metric}"] = rail.room
+    when = int(1000 * readout.time)
+    client.log_batch(run_id, [Metric(name, value, when, step) for name, value in values.items()])
+    found = {"decision": vars(decision), "readout": readout.to_json()}
+    client.log_dict(run_id, found, f"readouts/{step:09}.json")
+    client.set_tag(run_id, "state", stored.state)
+    client.set_tag(run_id, "decision", f"{decision.action}: {decision.reason}")
+    if stored.ended is not None:
+        client.set_terminated(run_id)
+
+
+def _run_of(client: mlflow.MlflowClient, stored: StoredExperiment) -> str:
+    tracked = client.get_experiment_by_name(TRACKED_IN)
+    where = tracked.experiment_id if tracked else client.create_experiment(TRACKED_IN)
+    runs = client.search_runs([where], f"tags.{EXPERIMENT_TAG} = '{stored.name}'", max_results=1)
+    if runs:
+        return str(runs[0].info.run_id)
+    run = client.create_run(where, run_name=stored.name, tags={EXPERIMENT_TAG: stored.name})
+    for variant in stored.experiment.variants:
+        client.log_param(run.info.run_id, f"{variant.name}/version", stored.versions[variant.name])
+    client.log_dict(run.info.run_id, stored.experiment.model_dump(), "experiment.json")
+    return str(run.info.run_id)
+
+
+@flow(name="experiment-readout")
+def experiment_readout(home: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Read out running experiments and do what follows: ramp, pause, roll back, conclude or hold.
+
+    Args:
+        home: where all state is.
+        names: which; by default all that run.
+
+    Returns:
+        One object each: name, state, share, action, reason, readout.
+    """
+    place = Home.at(home)
+    store = ExperimentStore(place)
+    running = [one.name for one in store.active() if one.state == "running"]
+    found = []
+    for name in names or running:
+        try:
+            found.append(read_out_experiment(place, name).to_json())
+        except HymirecError as error:
+            log.error("experiment %s cannot be read out: %s", name, error)
+            if len(names or running) == 1:
+                raise
+    if found:
+        lines = ["| experiment | action | reason |", "| --- | --- | --- |"]
+        lines += [f"| {one['name']} | {one['action']} | {one['reason']} |" for one in found]
+        create_markdown_artifact("\n".join(lines), key="experiment-readout")
+    return found

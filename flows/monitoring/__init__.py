@@ -1,0 +1,1 @@
+"""What is watched of a served version, what is too much, and what then happens."""

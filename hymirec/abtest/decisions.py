@@ -1,0 +1,194 @@
+"""What follows from a readout, by rules that are fixed before anybody looks.
+
+In this order: a broken guardrail rolls back, a sample-ratio mismatch pauses, a primary metric that
+is surely worse rolls back, one that is surely better with all guardrails held concludes, and a step
+with samples enough and nothing broken ramps. All else holds: no data is no good news.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hymirec.abtest.analysis import Estimate
+from hymirec.abtest.definition import Experiment
+from hymirec.abtest.metrics import METRICS
+from hymirec.abtest.readout import Readout
+
+Action = Literal["ramp", "hold", "pause", "roll_back", "conclude"]
+MAX_CROSSOVERS = 0.01
+"""Share of users seen in two variants from which the split is not to be believed."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running experiment stands.
+
+    Attributes:
+        step: of the ramp, from 0.
+        started: seconds since 1970 UTC.
+        step_since: when the step began, likewise.
+    """
+
+    step: int
+    started: float
+    step_since: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done.
+
+    Attributes:
+        action: what.
+        reason: in a line.
+        evidence: the numbers behind it, as JSON values.
+        winner: variant that becomes champion, of `conclude`.
+    """
+
+    action: Action
+    reason: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+    winner: str = ""
+
+
+def decide(experiment: Experiment, progress: Progress, readout: Readout) -> Decision:
+    """Decide on a running experiment."""
+    broken = [one for one in readout.guardrails if one.state == "broken"]
+    if broken:
+        worst = broken[0]
+        return Decision(
+            "roll_back",
+            f"guardrail {worst.metric} is broken: {worst.variant} {_number(worst.treatment)}, "
+            f"control {_number(worst.control)}, margin {worst.margin}",
+            {"guardrails": [vars(one) for one in broken]},
+        )
+    for what, found in (("assigned", readout.assigned), ("shown lists", readout.exposed)):
+        if found.found:
+            counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
+            return Decision(
+                "pause",
+                f"sample-ratio mismatch: users {what} are {counts} (p {found.p_value:.1g})",
+                {"mismatch": vars(found)},
+            )  # fmt: skip
+    users = sum(readout.assigned.counts.values())
+    if readout.crossovers > MAX_CROSSOVERS * (users + readout.crossovers):
+        return Decision("pause", readout.warnings[0], {"crossovers": readout.crossovers})
+    if experiment.mode == "shadow":
+        return Decision("hold", "a shadow decides nothing")
+    if experiment.mode == "interleaving":
+        return _of_preference(experiment, readout)
+    return _of_samples(experiment, progress, readout)
+
+
+def _of_samples(experiment: Experiment, progress: Progress, readout: Readout) -> Decision:
+    step = experiment.ramp[progress.step]
+    fewest = min(readout.exposed.counts.values())
+    enough = fewest >= step.min_users
+    evidence = {
+        "primary": [_brief(one) for one in readout.primary],
+        "users": readout.exposed.counts,
+    }
+    if enough:
+        verdicts = {one.variant: verdict(one) for one in readout.primary}
+        if verdicts and all(verdicts.get(v.name) == "worse" for v in experiment.treatments):
+            return Decision("roll_back", _says(readout.primary[0], "is worse"), evidence)
+        is_last = progress.step == len(experiment.ramp) - 1
+        if is_last:
+            return _conclusion(experiment, progress, readout, evidence)
+        hours = (readout.time - progress.step_since) / 3600
+        if hours >= step.min_hours:
+            following = experiment.ramp[progress.step + 1]
+            return Decision(
+                "ramp",
+                f"{fewest} users of each variant at {step.share:.4g} of the traffic, no guardrail "
+                f"broken: on to {following.share:.4g}",
+                evidence,
+            )
+        return Decision(
+            "hold", f"{hours:.1f} of {step.min_hours:g} hours at {step.share:.4g}", evidence
+        )
+    if _is_over(experiment, progress, readout):
+        return Decision(
+            "hold", f"the horizon is reached with {fewest} of {step.min_users} users of a variant: "
+            "too few to go on, a person has to decide", evidence,
+        )  # fmt: skip
+    return Decision("hold", f"{fewest} of {step.min_users} users of each variant", evidence)
+
+
+def _conclusion(
+    experiment: Experiment, progress: Progress, readout: Readout, evidence: dict[str, Any]
+) -> Decision:
+    better = [one for one in readout.primary if verdict(one) == "better"]
+    better.sort(key=lambda one: one.lift if one.lift is not None else one.difference)
+    if METRICS[experiment.primary].better == "down":
+        better.reverse()
+    while better:
+        best = better.pop()
+        open_ones = [
+            one.metric for one in readout.guardrails
+            if one.variant == best.variant and one.state == "open"
+        ]  # fmt: skip
+        if not open_ones:
+            return Decision(
+                "conclude", _says(best, "is better"),
+                evidence | {"guardrails": [vars(one) for one in readout.guardrails]},
+                winner=best.variant,
+            )  # fmt: skip
+        if not better:
+            return Decision(
+                "hold",
+                f"{_says(best, 'is better')}; guardrails not settled: {', '.join(open_ones)}",
+                evidence,
+            )
+    if _is_over(experiment, progress, readout):
+        return Decision("hold", "inconclusive at the horizon: a person has to decide", evidence)
+    return Decision("hold", "not conclusive yet", evidence)
+
+
+def _of_preference(experiment: Experiment, readout: Readout) -> Decision:
+    found = readout.preference
+    if found is None or found.interval[0] is None or found.interval[1] is None:
+        return Decision("hold", "too few users have clicked")
+    evidence = {"preference": vars(found)}
+    treatment = experiment.treatments[0].name
+    said = f"preference for {treatment} is {found.preference:+.3f} ({found.interval[0]:+.3f} to "
+    said += f"{found.interval[1]:+.3f}) of {found.num_users} users"
+    if found.interval[1] < 0:
+        return Decision("roll_back", said, evidence)
+    if found.interval[0] > 0:
+        return Decision("conclude", said, evidence, winner=treatment)
+    return Decision("hold", said, evidence)
+
+
+def verdict(estimate: Estimate) -> Literal["better", "worse", "open"]:
+    """Whether a difference is surely good, surely bad, or neither."""
+    low, high = estimate.interval
+    if low is None or high is None or low <= 0 <= high:
+        return "open"
+    is_up = low > 0
+    return "better" if is_up == (METRICS[estimate.metric].better == "up") else "worse"
+
+
+def _is_over(experiment: Experiment, progress: Progress, readout: Readout) -> bool:
+    return readout.time - progress.started >= experiment.horizon.days * 86_400
+
+
+def _says(estimate: Estimate, what: str) -> str:
+    low, high = estimate.lift_interval
+    if estimate.lift is None or low is None or high is None:
+        low, high = estimate.interval
+        return f"{estimate.variant} {what} in {estimate.metric}: {estimate.difference:+.4g}"
+    return (
+        f"{estimate.variant} {what} in {estimate.metric}: {estimate.lift:+.1%} "
+        f"({low:+.1%} to {high:+.1%})"
+    )
+
+
+def _brief(estimate: Estimate) -> dict[str, Any]:
+    names = ("metric", "variant", "control", "treatment", "lift", "lift_interval", "p_value")
+    return {name: getattr(estimate, name) for name in names}
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

@@ -1,0 +1,180 @@
+"""Programs that stay: started in the background, found again by whoever asks, stopped.
+
+    <home>/services/<name>.json   process id, when it began, address, command
+    <home>/logs/<name>.log        what it prints, appended
+
+A file whose process is gone, or whose number another program has by now, counts for nothing. Only
+processes named there are ever signalled, and those they have started themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import requests
+
+from hymirec.errors import HymirecError
+from hymirec.home import Home
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+_SECONDS_BETWEEN_LOOKS = 0.3
+_SAME_START = 1.0
+"""Seconds by which two readings of when a process began may differ."""
+
+State = Literal["running", "not answering", "stopped"]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program to run.
+
+    Attributes:
+        name: of its files.
+        command: program and arguments.
+        url: where it answers; empty for one that answers nowhere.
+        health: path under the URL that answers 200 when it is well.
+    """
+
+    name: str
+    command: Sequence[str]
+    url: str = ""
+    health: str = ""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A program that was started, as its file has it."""
+
+    name: str
+    pid: int
+    began: float
+    url: str
+    health: str
+    command: list[str]
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """The process; None if it has ended."""
+        with suppress(psutil.Error):
+            found = psutil.Process(self.pid)
+            same = abs(found.create_time() - self.began) < _SAME_START
+            if same and found.status() != psutil.STATUS_ZOMBIE:
+                return found
+        return None
+
+    @property
+    def state(self) -> State:
+        """Whether it runs and, where it can be asked, answers."""
+        if self.process is None:
+            return "stopped"
+        return "running" if self.answers() else "not answering"
+
+    def answers(self) -> bool:
+        """Whether it is well; one that cannot be asked is."""
+        if not self.health:
+            return True
+        with suppress(requests.RequestException):
+            return requests.get(self.url + self.health, timeout=5).ok
+        return False
+
+
+def find(home: Home, name: str) -> Running | None:
+    """What was last started under a name, whether it runs or not; None if nothing was."""
+    try:
+        return Running(**json.loads(_file(home, name).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def found(home: Home) -> list[Running]:
+    """All that were started, in the order they were."""
+    names = [path.stem for path in sorted(_file(home, "x").parent.glob("*.json"))]
+    every = [one for name in names if (one := find(home, name)) is not None]
+    return sorted(every, key=lambda one: one.began)
+
+
+def log_path(home: Home, name: str) -> Path:
+    """Where a program prints."""
+    return home.root / "logs" / f"{name}.log"
+
+
+def start(home: Home, service: Service, environment: Mapping[str, str]) -> Running:
+    """Start a program in the background and return when it answers.
+
+    Raises:
+        HymirecError: it ended or did not answer in time; the message has its last line and log.
+    """
+    path = log_path(home, service.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as output:
+        process = subprocess.Popen(
+            list(service.command), env=dict(environment), stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    running = Running(
+        service.name, process.pid, psutil.Process(process.pid).create_time(), service.url,
+        service.health, list(service.command),
+    )  # fmt: skip
+    file = _file(home, service.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(running)))
+    temporary.replace(file)
+    deadline = time.monotonic() + START_SECONDS
+    # One that answers nowhere is given a moment in which to fail.
+    earliest = time.monotonic() + (0 if service.health else 2)
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            file.unlink(missing_ok=True)
+            raise HymirecError(f"{service.name} ended: {_last_line(path)} (log: {path})")
+        if time.monotonic() >= earliest and running.answers():
+            log.info("%s: %s", service.name, service.url or f"process {process.pid}")
+            return running
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    stop(home, running)
+    raise HymirecError(f"{service.name} did not answer within {START_SECONDS:.0f} s (log: {path})")
+
+
+def stop(home: Home, running: Running) -> bool:
+    """Stop a program and all that it has started; whether it ran."""
+    process = running.process
+    if process is not None:
+        family = [process]
+        with suppress(psutil.Error):
+            family += process.children(recursive=True)
+        with suppress(psutil.Error):
+            process.terminate()
+        _, alive = psutil.wait_procs([process], timeout=STOP_SECONDS)
+        # Those it left behind, and those it would not let go of.
+        left = [one for one in family if one.is_running()]
+        for one in left:
+            with suppress(psutil.Error):
+                one.terminate()
+        _, alive = psutil.wait_procs(left, timeout=STOP_SECONDS / 3)
+        for one in alive:
+            with suppress(psutil.Error):
+                one.kill()
+        psutil.wait_procs(alive, timeout=STOP_SECONDS / 3)
+    _file(home, running.name).unlink(missing_ok=True)
+    return process is not None
+
+
+def _file(home: Home, name: str) -> Path:
+    return home.root / "services" / f"{name}.json"
+
+
+def _last_line(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "no output")

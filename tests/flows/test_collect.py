@@ -1,0 +1,90 @@
+"""A retrain's data: the version's own and what came since, each thing once."""
+
+import numpy as np
+import pandas as pd
+
+from features.event_log import Event
+from flows.collect import with_additions, with_clicks
+from hymirec.additions import Additions
+from hymirec.datasets import load
+from hymirec.texts import item_texts
+
+
+def frame(**columns):
+    return pd.DataFrame(columns)
+
+
+def dataset(tmp_path):
+    """Two users, three items, one of them with an extra column of text."""
+    frame(
+        user_id=["a", "a", "b"],
+        item_id=["1", "2", "3"],
+        timestamp=[100, 100, 200],
+        rating=[5, 4, 3],
+    ).to_csv(tmp_path / "interactions.csv", index=False)
+    frame(
+        item_id=["1", "2", "3"], title=["One", "Two", "Three"], genre=["x", "y", "z"],
+        plot=["p", "q", "r"],
+    ).to_csv(tmp_path / "items.csv", index=False)  # fmt: skip
+    return load(tmp_path)
+
+
+def rows(interactions):
+    times = (interactions["timestamp"].astype("int64") // 10**9).tolist()
+    return list(
+        zip(interactions["user_id"].tolist(), interactions["item_id"].tolist(), times, strict=True)
+    )
+
+
+def additions(items):
+    """Of (id, title, text)."""
+    ids, titles, texts = zip(*items, strict=True)
+    vectors = np.zeros((len(items), 4), np.float32)
+    return Additions(list(ids), list(titles), list(texts), vectors, np.zeros((len(items), 2), "u1"))
+
+
+def test_clicks_come_in_order_and_what_the_data_holds_comes_once(tmp_path):
+    data = dataset(tmp_path)
+    clicks = [
+        Event("1", "c", "1", "click", 300),
+        Event("2", "a", "1", "click", 100),  # the data holds it
+        Event("3", "a", "2", "click", 100),  # and it once,
+        Event("4", "a", "2", "click", 100),  # but not twice
+        Event("5", "a", "3", "click", 50),
+        Event("6", "b", "unheard of", "click", 60),
+    ]
+    found = with_clicks(data.interactions, clicks, data.items)
+    assert rows(found) == [
+        ("a", "3", 50), ("a", "1", 100), ("a", "2", 100), ("a", "2", 100), ("b", "3", 200),
+        ("c", "1", 300),
+    ]  # fmt: skip
+    assert found.dtypes["timestamp"] == data.interactions.dtypes["timestamp"]
+    assert list(found.columns) == list(data.interactions.columns)
+    again = with_clicks(found, clicks, data.items)
+    assert rows(again) == rows(found)
+
+
+def test_without_clicks_the_data_is_as_it_was(tmp_path):
+    data = dataset(tmp_path)
+    found = with_clicks(data.interactions, [], data.items)
+    pd.testing.assert_frame_equal(found, data.interactions)
+
+
+def test_published_items_read_as_they_were_published(tmp_path):
+    items = dataset(tmp_path).items
+    new = [("4", "Four", "Title: Four Content: x new"), ("2", "Two!", "Title: Two! Content: other")]
+    found = with_additions(items, additions(new))
+    texts = dict(zip(found["item_id"], item_texts(found), strict=True))
+    assert texts["1"] == "Title: One Content: x p"
+    assert texts["2"].split() == ["Title:", "Two!", "Content:", "other"]
+    assert texts["4"].split() == ["Title:", "Four", "Content:", "x", "new"]
+    assert found["item_id"].tolist() == ["1", "2", "3", "4"]
+    assert list(found.columns) == list(items.columns)
+    assert with_additions(items, None) is items
+
+
+def test_data_without_a_column_of_text_gets_one(tmp_path):
+    items = dataset(tmp_path).items.drop(columns=["genre", "plot"])
+    found = with_additions(items, additions([("4", "Four", "Title: Four Content: new")]))
+    assert item_texts(found)[0].strip() == "Title: One Content:"
+    assert item_texts(found)[3] == "Title: Four Content: new"

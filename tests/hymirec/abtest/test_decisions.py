@@ -1,0 +1,169 @@
+"""What the rules make of planted effects, and how seldom they are fooled by none."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hymirec.abtest.decisions import Progress, decide
+from hymirec.abtest.readout import read_out
+
+NOW = 1_000_000.0
+DAY = 86_400
+LAST = 2
+
+
+@pytest.fixture
+def decided(an_experiment, two_variants):
+    def decide_on(step=LAST, count=2000, experiment=None, since=NOW - DAY, table=None, **treatment):
+        experiment = experiment or an_experiment()
+        if table is None:
+            table = two_variants(np.random.default_rng(0), count, **treatment)
+        readout = read_out(experiment, table, time=NOW, share=experiment.ramp[step].share)
+        return decide(experiment, Progress(step, NOW - 2 * DAY, since), readout), readout
+
+    return decide_on
+
+
+def test_a_better_variant_wins(decided):
+    decision, readout = decided(lift=0.3)
+    assert (decision.action, decision.winner) == ("conclude", "longer")
+    assert "longer is better in click_through: +" in decision.reason
+    assert {one.state for one in readout.guardrails} == {"held"}
+    assert {one.segment for one in readout.segments} >= {"new users", "short histories"}
+
+
+def test_an_equal_one_is_held(decided):
+    decision, _ = decided()
+    assert (decision.action, decision.reason) == ("hold", "not conclusive yet")
+
+
+def test_a_worse_one_is_rolled_back(decided):
+    decision, _ = decided(step=1, lift=-0.4)
+    assert decision.action == "roll_back"
+    assert "longer is worse in click_through" in decision.reason
+
+
+def test_samples_enough_and_nothing_broken_ramp(decided):
+    decision, _ = decided(step=0, count=120)
+    assert decision.action == "ramp"
+    assert "on to 0.2" in decision.reason
+    decision, _ = decided(step=0, count=60)
+    assert (decision.action, decision.reason) == ("hold", "60 of 100 users of each variant")
+
+
+def test_a_step_takes_its_time(decided, an_experiment, declared):
+    ramp = [declared["ramp"][0] | {"min_hours": 48}, *declared["ramp"][1:]]
+    decision, _ = decided(step=0, count=120, experiment=an_experiment(ramp=ramp))
+    assert (decision.action, decision.reason) == ("hold", "24.0 of 48 hours at 0.01")
+
+
+def test_a_better_variant_that_fails_is_rolled_back(decided):
+    decision, _ = decided(lift=0.5, error_rate=0.2)
+    assert decision.action == "roll_back"
+    assert decision.reason.startswith("guardrail error_rate is broken: longer 0.")
+    assert decision.evidence["guardrails"][0]["state"] == "broken"
+
+
+def test_a_guardrail_that_nothing_is_logged_of_is_not_held(decided, an_experiment, two_variants):
+    table = two_variants(np.random.default_rng(0), 2000, lift=0.3).assign(converted=0)
+    experiment = an_experiment(guardrails=[{"metric": "converters", "relative": 0.1}])
+    decision, readout = decided(experiment=experiment, table=table)
+    assert (decision.action, readout.guardrails[0].state) == ("hold", "open")
+
+
+def test_a_guardrail_that_is_open_keeps_a_winner_waiting(decided, an_experiment):
+    experiment = an_experiment(guardrails=[{"metric": "pass_through", "absolute": 1e-6}])
+    decision, readout = decided(lift=0.3, experiment=experiment)
+    assert readout.guardrails[0].state == "open"
+    assert decision.action == "hold"
+    assert "guardrails not settled: pass_through" in decision.reason
+
+
+def test_a_broken_splitter_pauses(decided, some_users):
+    rng = np.random.default_rng(0)
+    table = pd.concat([some_users(rng, 1000), some_users(rng, 1400, "longer", lift=0.5)])
+    decision, _ = decided(table=table)
+    assert decision.action == "pause"
+    assert "users assigned are control 1000, longer 1400" in decision.reason
+
+
+def test_lists_that_do_not_come_pause_too(decided, two_variants):
+    table = two_variants(np.random.default_rng(0), 2000)
+    hidden = (table.variant == "longer") & (np.arange(len(table)) % 4 == 0)
+    decision, _ = decided(table=table.assign(first_exposure=table.first_exposure.mask(hidden)))
+    assert decision.action == "pause"
+    assert "users shown lists are control 2000, longer 1500" in decision.reason
+
+
+def test_crossovers_pause(an_experiment, two_variants):
+    table = two_variants(np.random.default_rng(0))
+    experiment = an_experiment()
+    progress = Progress(LAST, NOW - DAY, NOW - DAY)
+    some = read_out(experiment, table, time=NOW, share=1.0, crossovers=10)
+    assert decide(experiment, progress, some).action == "hold"
+    assert some.warnings == ["10 users (0.50%) were seen in two variants and are left out"]
+    many = read_out(experiment, table, time=NOW, share=1.0, crossovers=100)
+    assert decide(experiment, progress, many).action == "pause"
+
+
+def test_nobody_yet_is_no_news(decided, two_variants):
+    table = two_variants(np.random.default_rng(0), 10).iloc[:0]
+    decision, readout = decided(step=0, table=table)
+    assert (decision.action, readout.primary) == ("hold", [])
+
+
+def test_the_horizon_ends_the_waiting(decided, an_experiment):
+    short = an_experiment(horizon={"days": 1})
+    decision, _ = decided(experiment=short)
+    assert decision.action == "hold"
+    assert decision.reason.startswith("inconclusive at the horizon")
+    decision, _ = decided(step=0, count=60, experiment=short)
+    assert "the horizon is reached with 60 of 100 users" in decision.reason
+
+
+def test_of_two_that_are_better_the_best_wins(an_experiment, some_users):
+    experiment = an_experiment(
+        variants=[
+            {"name": "control", "model": "champion"},
+            {"name": "longer", "model": 8},
+            {"name": "wider", "model": 9},
+        ]
+    )
+    rng = np.random.default_rng(0)
+    table = pd.concat(
+        [
+            some_users(rng, 2000),
+            some_users(rng, 2000, "longer", lift=0.4),
+            some_users(rng, 2000, "wider", lift=0.8),
+        ]
+    )
+    readout = read_out(experiment, table, time=NOW, share=1.0)
+    decision = decide(experiment, Progress(LAST, NOW - DAY, NOW - DAY), readout)
+    assert (decision.action, decision.winner) == ("conclude", "wider")
+    assert len(readout.guardrails) == 4
+
+
+def test_a_readout_is_json(decided):
+    _, readout = decided()
+    assert json.loads(json.dumps(readout.to_json(), allow_nan=False))["experiment"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_nothing_is_decided_of_nothing_more_often_than_allowed(an_experiment, two_variants):
+    """300 A/A tests through the whole readout and all rules, looked at six times each."""
+    experiment = an_experiment(ramp=[{"share": 1.0, "min_users": 150}])
+    alarms = 0
+    for seed in range(300):
+        table = two_variants(np.random.default_rng(seed), 1500)
+        order = np.random.default_rng(seed).permutation(len(table))
+        for look in range(1, 7):
+            seen = table.iloc[order[: look * len(table) // 6]]
+            readout = read_out(experiment, seen, time=NOW, share=1.0)
+            decision = decide(experiment, Progress(0, NOW - DAY, NOW - DAY), readout)
+            if decision.action != "hold":
+                alarms += 1
+                break
+    assert alarms / 300 <= experiment.alpha

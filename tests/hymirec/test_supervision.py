@@ -1,0 +1,98 @@
+"""Programs in the background, with a program of the tests' own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from hymirec import supervision
+from hymirec.errors import HymirecError
+from hymirec.home import Home
+from hymirec.supervision import Service, find, found, log_path, start, stop
+
+SERVER = """
+import http.server, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("child", child.pid, flush=True)
+handler = http.server.SimpleHTTPRequestHandler
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home.at(tmp_path / "home").create()
+
+
+@pytest.fixture
+def running(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", SERVER, str(port)]
+    one = start(home, Service("web", command, f"http://127.0.0.1:{port}", "/"), os.environ)
+    yield one
+    stop(home, one)
+
+
+def child_of(home):
+    return int(log_path(home, "web").read_text().split()[1])
+
+
+def test_it_answers_when_start_returns_and_is_found_again(home, running):
+    assert running.state == "running"
+    assert find(home, "web") == running
+    assert found(home) == [running]
+
+
+def test_stop_ends_it_and_what_it_started_and_nothing_else(home, running):
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    child = child_of(home)
+    assert psutil.pid_exists(child)
+    assert stop(home, running)
+    assert running.state == "stopped"
+    assert not psutil.pid_exists(child)
+    assert find(home, "web") is None
+    assert bystander.poll() is None
+    assert not stop(home, running)
+    bystander.kill()
+    bystander.wait()
+
+
+def test_a_number_that_another_program_has_by_now_is_nobody_of_ours(home, running):
+    file = home.root / "services" / "web.json"
+    other = json.loads(file.read_text()) | {"pid": os.getpid()}
+    file.write_text(json.dumps(other))
+    recycled = find(home, "web")
+    assert recycled.state == "stopped"
+    assert not stop(home, recycled)  # else this test would end here
+
+
+def test_one_that_ends_at_once_is_told_with_its_last_line_and_log(home):
+    command = [sys.executable, "-c", "raise SystemExit('no luck today')"]
+    with pytest.raises(HymirecError, match=r"mayfly ended: no luck today \(log: .*mayfly.log\)"):
+        start(home, Service("mayfly", command), os.environ)
+    assert find(home, "mayfly") is None
+
+
+def test_one_that_never_answers_is_not_left_behind(home, monkeypatch):
+    monkeypatch.setattr(supervision, "START_SECONDS", 1.0)
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    began = time.time()
+    with pytest.raises(HymirecError, match="mute did not answer within 1 s"):
+        start(home, Service("mute", command, "http://127.0.0.1:9", "/"), os.environ)
+    ours = [one for one in psutil.Process().children() if one.create_time() >= began - 1]
+    assert not [one for one in ours if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_damaged_file_is_as_none(home):
+    (home.root / "services").mkdir()
+    (home.root / "services" / "web.json").write_text("{")
+    assert find(home, "web") is None
+    assert found(home) == []
