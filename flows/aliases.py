@@ -104,7 +104,7 @@ class Aliases:
 
     def move(
         self, alias: str, version: str, kind: str, *, reason: str,
-        evidence: Mapping[str, Any] | None = None, expected: str | None = None,
+        evidence: Mapping[str, Any] | None = None, expected: str | None = None, actor: str = "",
     ) -> Entry:  # fmt: skip
         """Let an alias name a version, and record it.
 
@@ -115,6 +115,7 @@ class Aliases:
             reason: as of the entry.
             evidence: as of the entry.
             expected: the version that it must name until then; by default any.
+            actor: as of the entry.
 
         Raises:
             UsageError: the alias names another version than expected by now.
@@ -134,7 +135,7 @@ class Aliases:
             try:
                 entry = self.log.record(
                     kind, subject_of(alias), before=here, after=version, reason=reason,
-                    evidence=evidence,
+                    evidence=evidence, actor=actor,
                 )  # fmt: skip
             except BaseException:
                 self._set(alias, here)

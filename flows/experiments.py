@@ -122,7 +122,7 @@ def conclude(
     if aliases is not None and aliases.get(CHAMPION) != version:
         aliases.move(
             CHAMPION, version, PROMOTION, reason=f"experiment {name}: {reason}",
-            evidence=(evidence or {}) | {"experiment": name, "variant": winner},
+            evidence=(evidence or {}) | {"experiment": name, "variant": winner}, actor=actor,
         )  # fmt: skip
     return ended
 

@@ -18,7 +18,7 @@ from flows.aliases import GATE_TAG, PREVIOUS, REPORT_TAG, Aliases
 from flows.gate.checks import Verdict
 from flows.gate.passage import pass_gate
 from flows.gate.report import GateReport, StartTrial
-from flows.settings import CHALLENGER, CHAMPION, MODEL_NAME
+from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from flows.tracking import metric_name, tracked_run
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -198,6 +198,10 @@ def _asked_for(home: Home, name: str, alias: str) -> tuple[Aliases, ModelVersion
     version = aliases.find(name)
     if aliases.get(alias) == str(version.version):
         raise UsageError(f"version {version.version} is {alias} already")
+    if not version.tags.get(CODEBOOK_TAG):
+        raise UsageError(
+            f"version {version.version} has no tag {CODEBOOK_TAG!r}: it is not a pipeline's"
+        )
     return aliases, version
 
 
