@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,24 @@ import mlflow
 import pandas as pd
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from prefect import flow
-from prefect.runtime import flow_run
 
-from flows.data import DataRef, ingest
+from flows.admission import admit
+from flows.data import DataRef, ingest, read_ref
 from flows.encode import (
     build_codebook,
-    read_codebook,
-    read_codes,
     read_first_stage,
     read_items,
     train_encoder,
 )
-from flows.pipeline import FLOW_RUN_TAG, step
-from flows.steps import LIBRARY, StepResult, alone_in, run_step, source_digest
+from flows.runs import flow_run, step
+from flows.steps import LIBRARY, StepResult, run_step, source_digest
 from flows.tracking import (
     log_metrics,
     log_parameters,
     run_training_step,
     source_commit,
-    tracked_run,
 )
-from flows.train import USERS, read_recommender, train_recommender
-from flows.validate import validate
+from flows.train import USERS, read_recommender, read_training_histories, train_recommender
 from hymirec.errors import UsageError
 from hymirec.evaluation.report import RANK, Catalogue, evaluate
 from hymirec.evaluation.table import Row, table_of
@@ -49,8 +44,6 @@ from hymirec.fitting import fit_baseline
 from hymirec.home import Home
 from hymirec.inputs import (
     IndexedHistory,
-    build_histories,
-    index_history,
     index_interactions,
     number_items,
 )
@@ -159,10 +152,11 @@ def benchmark(
     size = get_recipe(recipe)
     chosen = contenders(size, models, ablations=ablations, sweeps=sweeps)
     place = Home.at(home).create()
-    tags = {FLOW_RUN_TAG: str(flow_run.get_id() or ""), BENCHMARK_TAG: "true"}
-    with alone_in(place), tracked_run(place, f"benchmark {size.name}", tags) as run_id:
+    with flow_run(place, "benchmark", run_name=f"benchmark {size.name}") as run:
+        run_id = run.run_id
+        mlflow.set_tag(BENCHMARK_TAG, "true")
         ref = ingest(place, data, min_events=min_events)
-        validate(ref.read(), place.reports / ref.digest, datetime.now(UTC)).raise_for_failures()
+        ref = read_ref(place, admit(place, ref, run_id))
         log_parameters(
             run_id,
             {"data.name": ref.name, "data.digest": ref.digest, "recipe": recipe, "seeds": seeds,
@@ -245,17 +239,8 @@ def _train_hymirec(
     encoder = train_encoder(home, data, recipe, run_id, split=split)
     codebook = build_codebook(home, encoder, recipe, run_id)
 
-    def read(home: Home, data: DataRef, codebook_id: str) -> tuple[list[str], list[IndexedHistory]]:
-        dataset = data.read()
-        ids = dataset.items[ITEM_ID].tolist()
-        index = number_items(ids)
-        histories = build_histories(dataset.interactions, ids, read_codes(codebook), codebook_id)
-        return list(histories), [index_history(one, index) for one in histories.values()]
-
-    done = train_recommender(
-        home, data, encoder, codebook, recipe, run_id, read=read, split=split
-    )  # fmt: skip
-    users, histories = read(home, data, read_codebook(codebook).id)
+    done = train_recommender(home, data, encoder, codebook, recipe, run_id, split=split)
+    users, histories = read_training_histories(home, data, codebook)
     model = read_recommender(done)
     parameters = _count(read_first_stage(encoder)) + _count(model)
     return _Trained(model, parameters, (encoder, codebook, done), users, histories)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flows.data import DataRef
-from flows.steps import StepResult, run_step
+from flows.shards import elsewhere
+from flows.steps import StepResult, find_step, run_step, source_digest
 from flows.tracking import log_metrics, run_training_step
 from hymirec.catalogue import available_workers, embed_catalogue
 from hymirec.codebook import Codebook, fit_codebook, load_codebook
@@ -26,6 +27,8 @@ from hymirec.recipes import Recipe
 from hymirec.schema import ITEM_ID
 from hymirec.splits import LEAVE_LAST, SplitConfig
 from hymirec.training import LogMetrics
+
+ENCODER, CODEBOOK = "encoder", "codebook"
 
 
 def train_encoder(
@@ -42,22 +45,33 @@ def train_encoder(
             recipe,
             directory=checkpoints,
             num_workers=available_workers(),
+            elsewhere=elsewhere("catalogue"),
             log_metrics=log_metrics,
         )
         vectors = embed_catalogue(
-            model.tower, checkpoints / "catalogue", num_workers=available_workers()
-        )
+            model.tower, checkpoints / "catalogue", num_workers=available_workers(),
+            elsewhere=elsewhere("catalogue"),
+        )  # fmt: skip
         model.save(output / "first_stage")
         tokenizer.save(str(output / "tokenizer.json"))
         save_file({"items": vectors.contiguous()}, output / "embeddings.safetensors")
 
-    inputs = {
+    return run_training_step(home, ENCODER, _encoder_inputs(data, recipe, split), run_id, work)
+
+
+def find_encoder(home: Home, data: DataRef, recipe: Recipe) -> StepResult | None:
+    """What `train_encoder` made, if it has been done."""
+    return find_step(home, ENCODER, _encoder_inputs(data, recipe, LEAVE_LAST))
+
+
+def _encoder_inputs(data: DataRef, recipe: Recipe, split: SplitConfig) -> dict[str, object]:
+    return {
         "data": data.digest,
         "split": split.model_dump(),
         **recipe.model_dump(mode="json", include={"encoder", "first_stage", "first_training"}),
         **source_digests(recipe.encoder.backbone, recipe.first_stage.backbone),
+        "code": source_digest(Path(__file__)),
     }
-    return run_training_step(home, "encoder", inputs, run_id, work)
 
 
 def source_digests(*backbones: BackboneConfig) -> dict[str, str]:
@@ -92,10 +106,18 @@ def build_codebook(home: Home, encoder: StepResult, recipe: Recipe, run_id: str)
         health = codebook.health(embeddings) | {"bytes_per_item": float(codebook.bytes_per_item)}
         (output / "health.json").write_text(json.dumps(health, indent=2))
 
-    inputs = {"encoder": encoder.digest, **recipe.model_dump(mode="json", include={"codebook"})}
-    step = run_step(home, "codebook", inputs, work)
+    step = run_step(home, CODEBOOK, _codebook_inputs(encoder, recipe), work)
     log_metrics(run_id, {f"codebook/{name}": value for name, value in read_health(step).items()})
     return step
+
+
+def find_codebook(home: Home, encoder: StepResult, recipe: Recipe) -> StepResult | None:
+    """What `build_codebook` made, if it has been done."""
+    return find_step(home, CODEBOOK, _codebook_inputs(encoder, recipe))
+
+
+def _codebook_inputs(encoder: StepResult, recipe: Recipe) -> dict[str, object]:
+    return {"encoder": encoder.digest, **recipe.model_dump(mode="json", include={"codebook"})}
 
 
 def read_health(codebook: StepResult) -> dict[str, float]:

@@ -22,21 +22,23 @@ from features.experiments import ExperimentStore, StoredExperiment
 from features.readings import ReadingLog
 from features.readouts import ReadoutMaker
 from flows.aliases import Aliases
+from flows.notify import HOOKS, notify
 from flows.settings import CHAMPION
 from hymirec.abtest.decisions import Decision, decide
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.readout import Readout
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
+from hymirec.query import Query
 
 log = logging.getLogger(__name__)
 
 ACTOR = "experiment-readout"
-SETTINGS = ("exclude_seen",)
-"""What variants may ask their models with."""
 TRACKED_IN = "experiments"
 """MLflow experiment that holds a run for each of ours."""
 EXPERIMENT_TAG = "experiment"
+TOLD = ("pause", "roll_back", "conclude")
+"""Decisions that people are told of."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,17 @@ class ReadOut:
         }
 
 
+@dataclass(frozen=True)
+class ReadOuts:
+    """What came of all experiments that were read out."""
+
+    experiments: list[ReadOut]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {"experiments": [one.to_json() for one in self.experiments]}
+
+
 def resolve_versions(home: Home, experiment: Experiment) -> dict[str, int]:
     """Registered version of each variant, as aliases stand now.
 
@@ -71,9 +84,9 @@ def resolve_versions(home: Home, experiment: Experiment) -> dict[str, int]:
     for variant in experiment.variants:
         version = aliases.find(str(variant.model))
         aliases.refuse_without_features(str(version.version))
-        unknown = [name for name in variant.settings if name not in SETTINGS]
+        unknown = [name for name in variant.settings if name not in Query.model_fields]
         if unknown:
-            known = ", ".join(SETTINGS)
+            known = ", ".join(Query.model_fields)
             raise UsageError(
                 f"variant {variant.name}: there is no setting {unknown[0]!r}; there are {known}"
             )
@@ -217,30 +230,45 @@ def _run_of(client: mlflow.MlflowClient, stored: StoredExperiment) -> str:
     return str(run.info.run_id)
 
 
-@flow(name="experiment-readout")
-def experiment_readout(home: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+def read_out_running(home: Home, names: Sequence[str] = (), *, act: bool = True) -> list[ReadOut]:
+    """Read out experiments, by default all that run; one that cannot be read stops no other.
+
+    Raises:
+        HymirecError: of the first that could not be read, when the others have been.
+    """
+    running = [one.name for one in ExperimentStore(home).active() if one.state == "running"]
+    found, failed = [], []
+    for name in names or running:
+        try:
+            found.append(read_out_experiment(home, name, act=act))
+        except HymirecError as error:
+            log.warning("experiment %s cannot be read out: %s", name, error)
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return found
+
+
+@flow(name="experiment-readout", **HOOKS)
+def experiment_readout(home: Path, names: Sequence[str] = ()) -> ReadOuts:
     """Read out running experiments and do what follows: ramp, pause, roll back, conclude or hold.
 
     Args:
         home: where all state is.
         names: which; by default all that run.
-
-    Returns:
-        One object each: name, state, share, action, reason, readout.
     """
-    place = Home.at(home)
-    store = ExperimentStore(place)
-    running = [one.name for one in store.active() if one.state == "running"]
-    found = []
-    for name in names or running:
-        try:
-            found.append(read_out_experiment(place, name).to_json())
-        except HymirecError as error:
-            log.error("experiment %s cannot be read out: %s", name, error)
-            if len(names or running) == 1:
-                raise
+    found = read_out_running(Home.at(home), names)
+    for one in found:
+        if one.decision.action in TOLD:
+            notify(
+                "experiment", f"{one.stored.name}: {one.decision.reason}",
+                action=one.decision.action, state=one.stored.state,
+            )  # fmt: skip
     if found:
         lines = ["| experiment | action | reason |", "| --- | --- | --- |"]
-        lines += [f"| {one['name']} | {one['action']} | {one['reason']} |" for one in found]
+        lines += [
+            f"| {one.stored.name} | {one.decision.action} | {one.decision.reason} |"
+            for one in found
+        ]
         create_markdown_artifact("\n".join(lines), key="experiment-readout")
-    return found
+    return ReadOuts(found)

@@ -38,6 +38,7 @@ from hymirec.additions import (
     read,
     text_digest,
 )
+from hymirec.categories import categories_in
 from hymirec.errors import UsageError
 from hymirec.home import Home
 from hymirec.schema import ITEM_ID, TITLE
@@ -116,7 +117,8 @@ def _publish(
     started = time.monotonic()
     directory = home.catalogue / served.codebook_id
     known = known_digests(_known_items(served), read(publications(directory)))
-    texts = item_texts(as_catalogue(table, served.info["text_columns"]))
+    catalogue = as_catalogue(table, served.info["text_columns"])
+    texts = item_texts(catalogue)
     item_ids, titles = table[ITEM_ID].tolist(), table[TITLE].tolist()
     places = [known.get(item, (0, "")) for item in item_ids]
     rows = [
@@ -142,6 +144,7 @@ def _publish(
         [texts[row] for row in rows],
         coded.vectors,
         coded.codes,
+        _categories(catalogue.iloc[rows], served.info.get("category_column", "")),
     )
     users = _bring_online(home, served.codebook_id, additions)
     publish(directory, additions)
@@ -161,6 +164,10 @@ def as_catalogue(table: pd.DataFrame, text_columns: list[str]) -> pd.DataFrame:
     if missing:
         log.warning("items: no column %s: read as empty", ", ".join(map(repr, missing)))
     return table.reindex(columns=[ITEM_ID, TITLE, *text_columns]).fillna("")
+
+
+def _categories(catalogue: pd.DataFrame, column: str) -> list[list[str]]:
+    return categories_in(catalogue[column]) if column in catalogue else []
 
 
 def _known_items(served: ServedVersion) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Word to people: failures, refused promotions and drift, to a webhook.
+"""Word to people: failures, refused promotions, drift, ends of experiments, to a webhook.
 
 The address is a Prefect webhook block, made by `hymirec up --webhook URL` or on Prefect's page.
 Without the block nobody is told; what happened is in logs, runs and artifacts all the same.
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = "hymirec-alerts"
 ATTEMPTS = 3
-Event = Literal["failure", "promotion_refused", "drift"]
+Event = Literal["failure", "promotion_refused", "drift", "experiment"]
 
 
 def notify(event: Event, text: str, **details: Any) -> bool:
@@ -69,3 +69,7 @@ def _webhook() -> Webhook | None:
         return cast(Webhook, Webhook.load(BLOCK))
     except ValueError:
         return None
+
+
+HOOKS: Any = {"on_failure": [notify_failure], "on_crashed": [notify_failure]}
+"""What every flow that runs unattended is made with."""

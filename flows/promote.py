@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -15,13 +15,14 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 
 from features.audit_log import FORCED, NOMINATION, PROMOTION, Entry
 from flows.aliases import GATE_TAG, PREVIOUS, REPORT_TAG, Aliases
-from flows.gate.checks import Verdict
-from flows.gate.passage import pass_gate
-from flows.gate.report import GateReport, StartTrial
 from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from flows.tracking import metric_name, tracked_run
 from hymirec.errors import UsageError
 from hymirec.home import Home
+
+if TYPE_CHECKING:
+    from flows.gate.checks import Verdict
+    from flows.gate.report import GateReport, StartTrial
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,9 @@ def promote_version(
             meanwhile, or the gate cannot judge.
         HymirecError: a version cannot be evaluated.
     """
+    # Imported here since Feast takes seconds, which a pipeline need not wait for.
+    from flows.gate.passage import pass_gate
+
     aliases, version = _asked_for(home, name, alias)
     aliases.notice()
     named = aliases.all()

@@ -18,7 +18,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from features.offline import read_histories
+from flows.data import DataRef
 from flows.encode import read_codebook, read_codes, read_health
+from flows.locks import alone_in
 from flows.promote import GATE_METRIC, place_new
 from flows.publish import publish_codes
 from flows.register import (
@@ -28,11 +30,10 @@ from flows.register import (
 )
 from flows.served import ServedVersion, served_versions
 from flows.settings import CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
-from flows.steps import StepResult, alone_in, run_step
+from flows.steps import StepResult, run_step
 from flows.tracking import log_component, log_metrics, tracked_run
 from hymirec.additions import publications, read
 from hymirec.codebook import CodebookConfig, fit_codebook
-from hymirec.datasets import read as read_data
 from hymirec.errors import UsageError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
@@ -88,9 +89,10 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
     with alone_in(home), tracked_run(home, "codebook", tags) as run_id:
         step = _refit(home, served, package, [path.name for path in added])
         book = read_codebook(step)
-        data = read_data(home.data / package.info.data_digest)
+        digest = package.info.data_digest
+        ref = DataRef("", home.data / digest, digest)
         item_ids = package.items[ITEM_ID].tolist()
-        publish_codes(home, data.interactions, item_ids, read_codes(step), book.id)
+        publish_codes(home, ref, item_ids, read_codes(step), book.id)
         log_metrics(run_id, {f"codebook/{name}": v for name, v in read_health(step).items()})
         recoded = package.recoded(book)
         before, _ = _measure(home, package)
@@ -112,7 +114,7 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
             f"{len(item_ids)} items as {book.id}: {GATE_METRIC} {before[GATE_METRIC]:.4f} before, "
             f"{after[GATE_METRIC]:.4f} after."
         )
-        users = data.interactions[USER_ID].head(1).tolist()
+        users = ref.read().interactions[USER_ID].head(1).tolist()
         version = find_version(digest) or register_package(
             home, recoded, users, digest, card, parts
         )

@@ -17,11 +17,9 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
-from features.definitions import service_name
-from features.online import FeatureReader
 from flows.card import CARD
 from flows.data import DataRef
-from flows.encode import read_codebook, read_items
+from flows.encode import read_items
 from flows.settings import CODEBOOK_TAG, MODEL_NAME
 from flows.steps import StepResult, source_digest, step_digest
 from flows.tracking import REPOSITORY
@@ -29,7 +27,7 @@ from flows.train import read_recommender, read_training_histories
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage
 from hymirec.recipes import Recipe
-from hymirec.schema import USER_ID
+from hymirec.schema import QUERY, USER_ID
 from hymirec.shipped import PACKAGES, SCHEMA_DIGEST
 from hymirec.splits import LeaveLastSplit, count_items
 
@@ -44,7 +42,10 @@ REQUIREMENTS = (
 PACKAGE_TAG = "package_digest"
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, USER_ID)]),
+    # The query is a `hymirec.query.Query` as JSON text; without one, `params` say what is asked.
+    inputs=Schema(
+        [ColSpec(DataType.string, USER_ID), ColSpec(DataType.string, QUERY, required=False)]
+    ),
     outputs=Schema([ColSpec(AnyType())]),
     params=ParamSchema(
         [
@@ -67,15 +68,11 @@ def register_model(
 ) -> ModelVersion:
     """Log the recommender as an MLflow model in the active run and register it.
 
-    A version that came of the very same evaluation and code is taken as it is. `parts` are the
-    logged models it was made with, as tags: `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
+    `find_version` tells whether it is. `parts` are the logged models it was made with, as tags:
+    `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
     """
-    digest = package_digest(evaluation.digest)
-    if known := find_version(digest):
-        return known
-    book = read_codebook(codebook)
     items = read_items(data)
-    users, histories = read_training_histories(home, data, book.id)
+    users, histories = read_training_histories(home, data, codebook)
     package = RecommenderPackage.assemble(
         read_recommender(recommender),
         items,
@@ -83,6 +80,7 @@ def register_model(
         recipe=recipe.name,
         data_digest=data.digest,
     )
+    digest = package_digest(evaluation.digest)
     return register_package(home, package, users[:1], digest, card, parts)
 
 
@@ -115,6 +113,10 @@ def register_package(
         card: the version's description, which travels with the model too.
         parts: further tags.
     """
+    # Imported here since Feast takes seconds, for which a run that changes nothing need not wait.
+    from features.definitions import service_name
+    from features.online import FeatureReader
+
     info = package.info
     client = mlflow.MlflowClient()
     belongs_to = {

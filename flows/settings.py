@@ -15,6 +15,15 @@ ENCODER_MODEL_TAG, CODEBOOK_MODEL_TAG = "encoder_model", "codebook_model"
 """Ids of the logged models that a version's item vectors and codes were made with."""
 
 
+ENV_MLFLOW_PAGE = "HYMIREC_MLFLOW_PAGE"
+"""Where people look at MLflow, for links; `hymirec ui mlflow` on this machine if not set."""
+
+
+def mlflow_page() -> str:
+    """Where links to MLflow lead."""
+    return os.environ.get(ENV_MLFLOW_PAGE, "http://127.0.0.1:5000").rstrip("/")
+
+
 def configure_tools(home: Home) -> None:
     """Point Prefect and MLflow at a home, and turn their telemetry off.
 

@@ -1,13 +1,13 @@
 """Steps whose result depends on nothing but their inputs: done once, found again.
 
 A step's directory carries a digest of all its inputs: digests of data and of earlier steps, its
-settings, and the library's source. It appears under its final name only when it is complete; until
-then the work lies in `<name>.partial`, whose checkpoints the next attempt resumes from.
+settings, and the source of the library and of the step. It appears under its final name only when
+it is complete; until then the work lies in `<name>.partial`, whose checkpoints the next attempt
+resumes from.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,29 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hymirec
-from hymirec.errors import UsageError
 from hymirec.home import Home
 from hymirec.shipped import source_digest as source_digest
 
 log = logging.getLogger(__name__)
 
 LIBRARY = Path(hymirec.__file__).parent
+COMMAND_LINE = ("cli.py", "commands", "display.py")
+"""Of the library: what no result depends on."""
 COST = "cost.json"
-
-
-@contextmanager
-def alone_in(home: Home) -> Iterator[None]:
-    """Keep a second pipeline out of a home while one runs; the lock goes with its process.
-
-    Raises:
-        UsageError: another process holds it.
-    """
-    with (home.root / "pipeline.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another pipeline is running in {home.root}") from error
-        yield
 
 
 @dataclass(frozen=True)
@@ -71,27 +57,49 @@ def run_step(
         work: called with the directory to fill and one for checkpoints; the first is empty, the
             second holds what an interrupted attempt left there.
     """
+    if done := find_step(home, name, inputs):
+        log.info("%s: nothing changed, taking what is there", name)
+        return done
     digest = step_digest(name, inputs)
     final = home.runs / f"{name}-{digest}"
     partial = final.with_suffix(".partial")
-    if final.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)  # left by a kill between the last two lines
-        log.info("%s: nothing changed, taking what is there", name)
-        return StepResult(name, final, digest, skipped=True)
     output, checkpoints = partial / "output", partial / "checkpoints"
     if output.exists():
         shutil.rmtree(output)
     before = _seconds_before(partial)
     output.mkdir(parents=True)
     checkpoints.mkdir(exist_ok=True)
-    with measured() as cost:
-        work(output, checkpoints)
+    try:
+        with measured() as cost:
+            work(output, checkpoints)
+    except Exception:
+        if not any(checkpoints.iterdir()):  # there is nothing to go on from
+            shutil.rmtree(partial)
+        raise
     cost["seconds"] += before
     (output / COST).write_text(json.dumps(cost))
     output.rename(final)
     shutil.rmtree(partial)
     log.info("%s: done in %.1f s", name, cost["seconds"])
     return StepResult(name, final, digest, skipped=False)
+
+
+def find_step(home: Home, name: str, inputs: Mapping[str, object]) -> StepResult | None:
+    """Find what `run_step` made of the same inputs; None if it has not been done."""
+    digest = step_digest(name, inputs)
+    final = home.runs / f"{name}-{digest}"
+    if not final.is_dir():
+        return None
+    shutil.rmtree(final.with_suffix(".partial"), ignore_errors=True)  # of a kill after the rename
+    return StepResult(name, final, digest, skipped=True)
+
+
+def forget(done: StepResult) -> None:
+    """Let a step be done again, since something else than its inputs has changed."""
+    gone = done.directory.with_suffix(".partial")
+    shutil.rmtree(gone, ignore_errors=True)
+    done.directory.rename(gone)  # at once: half a result must not be found
+    shutil.rmtree(gone)
 
 
 @contextmanager
@@ -129,5 +137,9 @@ def _seconds_before(partial: Path) -> float:
 
 def step_digest(name: str, inputs: Mapping[str, object]) -> str:
     """Digest of a step's inputs and of the library's source, 12 hex digits."""
-    content = json.dumps([name, inputs, source_digest(LIBRARY)], sort_keys=True)
+    parts = [path for path in LIBRARY.iterdir() if path.name not in COMMAND_LINE]
+    library = source_digest(
+        *sorted(path for path in parts if path.is_dir() or path.suffix == ".py")
+    )
+    content = json.dumps([name, inputs, library], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

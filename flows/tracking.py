@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import LoggedModelStatus, Metric, Param
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+from mlflow.entities import LoggedModelInput, LoggedModelStatus, Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 
 from flows.settings import EXPERIMENT
 from flows.steps import StepResult, run_step
@@ -24,7 +24,12 @@ from hymirec.training import LogMetrics
 
 log = logging.getLogger(__name__)
 
+FLOW_TAG, FLOW_RUN_TAG, LOCK_TAG = "flow", "prefect.flow_run_id", "lock"
+"""Of a run: the flow or component it is of, Prefect's id of the flow run, and the lock (see
+`flows.locks`) that the process holds while the run goes on."""
 TRAINING_LOG = "training.jsonl"
+METRICS_PER_REQUEST = 1000
+"""MLflow takes no more at once."""
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -40,6 +45,24 @@ def tracked_run(home: Home, name: str, tags: Mapping[str, str]) -> Iterator[str]
     tags = dict(tags) | {MLFLOW_GIT_COMMIT: source_commit()}
     with mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True) as run:
         yield run.info.run_id
+
+
+def close_killed(home: Home, lock: str) -> set[str]:
+    """End the runs of processes that were killed; the ids of their flow runs.
+
+    Called with the lock held: who else had it and has a run that still goes on is dead.
+    """
+    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return set()
+    found = client.search_runs(
+        [experiment.experiment_id],
+        filter_string=f"attributes.status = 'RUNNING' AND tags.{LOCK_TAG} = '{lock}'",
+    )
+    for run in found:
+        client.set_terminated(run.info.run_id, "KILLED")
+    return {run.data.tags[FLOW_RUN_TAG] for run in found} - {""}
 
 
 def source_commit() -> str:
@@ -63,14 +86,56 @@ def _output(command: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@contextmanager
+def component_run(run_id: str, name: str) -> Iterator[str]:
+    """Open a run for one component below a flow's run and give its id; a failure marks it failed.
+
+    The run of a flow that consists of this component alone is taken itself.
+    """
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    if run.data.tags.get(FLOW_TAG) == name:
+        yield run_id
+        return
+    above = run.data.tags
+    tags = {tag: above[tag] for tag in (FLOW_RUN_TAG, LOCK_TAG, MLFLOW_GIT_COMMIT) if tag in above}
+    tags |= {MLFLOW_PARENT_RUN_ID: run_id, FLOW_TAG: name}
+    own = client.create_run(run.info.experiment_id, run_name=name, tags=tags).info.run_id
+    try:
+        yield own
+    except BaseException:
+        client.set_terminated(own, "FAILED")
+        raise
+    client.set_terminated(own)
+
+
+def log_step(run_id: str, done: StepResult) -> None:
+    """Note in a component's run what was done for it, and what that took when it was."""
+    client = mlflow.MlflowClient()
+    tags = {"digest": done.digest, "skipped": str(done.skipped).lower()}
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        metrics=[Metric(f"cost/{name}", value, now, 0) for name, value in done.cost.items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
+
+
 def log_component(run_id: str, done: StepResult, parameters: Mapping[str, Any]) -> str:
     """Log what a step made as a model of its own, linked to the run; its id.
 
-    A run that takes a step as it is links the same content again; the `digest` tells.
+    A run that takes a step as it is takes the model that was logged of it as an input.
     """
     client = mlflow.MlflowClient()
+    experiment = client.get_run(run_id).info.experiment_id
+    for known in client.search_logged_models(
+        [experiment], filter_string=f"name = '{done.name}' AND tags.digest = '{done.digest}'"
+    ):
+        if known.status == LoggedModelStatus.READY:
+            client.log_inputs(run_id, models=[LoggedModelInput(known.model_id)])
+            return known.model_id
     model = client.create_logged_model(
-        client.get_run(run_id).info.experiment_id,
+        experiment,
         name=done.name,
         source_run_id=run_id,
         tags={"digest": done.digest},
@@ -140,6 +205,13 @@ def run_training_step(
 
 
 def _replay(run_id: str, path: Path) -> None:
-    for line in path.read_text().splitlines():
-        entry = json.loads(line)
-        log_metrics(run_id, entry["metrics"], entry["step"])
+    now = int(time.time() * 1000)
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    metrics = [
+        Metric(metric_name(name), value, now, entry["step"])
+        for entry in entries
+        for name, value in entry["metrics"].items()
+    ]
+    for start in range(0, len(metrics), METRICS_PER_REQUEST):
+        part = metrics[start : start + METRICS_PER_REQUEST]
+        mlflow.MlflowClient().log_batch(run_id, metrics=part)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from hymirec.errors import DataError
 from hymirec.schema import ITEM_ID, TITLE
 
 TEXT, VECTOR, CODE = "text", "vector", "code"
+CATEGORIES = "categories"
 TEXT_DIGEST = "text_digest"
 
 
@@ -38,6 +39,7 @@ class Additions:
         texts: n, what the encoder read.
         vectors: unit vectors, float32 [n, D].
         codes: uint8 [n, B], of the codebook they are published under.
+        categories: of each item; empty where nothing is known of any.
     """
 
     item_ids: list[str]
@@ -45,6 +47,12 @@ class Additions:
     texts: list[str]
     vectors: NDArray[np.float32]
     codes: NDArray[np.uint8]
+    categories: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Give every item its categories, if only none."""
+        if not self.categories:
+            object.__setattr__(self, "categories", [[] for _ in self.item_ids])
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -83,6 +91,7 @@ def publish(directory: Path, additions: Additions) -> Path:
             TEXT: pa.array(additions.texts, pa.string()),
             VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
             CODE: pa.array([code.tobytes() for code in additions.codes], pa.binary()),
+            CATEGORIES: pa.array(additions.categories, pa.list_(pa.string())),
         }
     )
     temporary = path.with_name(f".{path.name}.tmp")
@@ -109,6 +118,7 @@ def read(paths: Sequence[Path]) -> Additions | None:
     rows = list(last.values())
     titles = [title for part in parts for title in part.titles]
     texts = [text for part in parts for text in part.texts]
+    categories = [names for part in parts for names in part.categories]
     try:
         vectors = np.concatenate([part.vectors for part in parts])
         codes = np.concatenate([part.codes for part in parts])
@@ -120,6 +130,7 @@ def read(paths: Sequence[Path]) -> Additions | None:
         [texts[row] for row in rows],
         vectors[rows],
         codes[rows],
+        [categories[row] for row in rows],
     )
 
 
@@ -154,6 +165,8 @@ def _read(path: Path) -> Additions:
             table[TEXT].to_pylist(),
             vectors.flatten().to_numpy().reshape(len(table), -1).astype(np.float32),
             np.frombuffer(b"".join(codes), np.uint8).reshape(len(table), -1),
+            # Publications of earlier versions do not tell.
+            table[CATEGORIES].to_pylist() if CATEGORIES in table.column_names else [],
         )
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
@@ -21,7 +20,19 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from hymirec.commands import batch, codebook, events, experiments, items, models, monitor
+from hymirec import __version__
+from hymirec.commands import (
+    batch,
+    codebook,
+    events,
+    experiments,
+    flow,
+    items,
+    models,
+    monitor,
+    services,
+    serving,
+)
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
     DEFAULT_HOME,
@@ -48,6 +59,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(events.app, name="events")
 app.add_typer(items.app, name="items")
+app.add_typer(flow.app, name="flow")
 app.add_typer(experiments.app, name="experiment")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
@@ -57,11 +69,34 @@ app.command()(models.promote)
 app.command()(models.rollback)
 app.command("recommend-all")(batch.recommend_all)
 app.command()(monitor.monitor)
+app.command()(serving.serve)
+app.command()(serving.recommend)
+for service_command in (services.up, services.down, services.status):
+    app.command()(service_command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"hymirec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True,
+                     callback=_print_version),
+    ] = False,
+) -> None:  # fmt: skip
+    """Options of the command line as a whole."""
+
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
+DEFAULT_HOST = serving.DEFAULT_HOST
 
 Tuning = Literal["full", "lora", "frozen"]
+BadRows = Literal["fail", "drop", "keep"]
 
 
 def main() -> None:
@@ -93,13 +128,18 @@ def pipeline(
     seed: Annotated[
         int | None, typer.Option(help="Of all trainings, in place of the recipe's.", min=0)
     ] = None,
+    bad_rows: Annotated[
+        BadRows, typer.Option(help="What becomes of rows that break a rule of the suites.")
+    ] = "fail",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Validate, encode, publish, train, evaluate, register and promote."""
     if not backbone and (download or tuning != "frozen"):
         raise UsageError("--tuning and --download are about a --backbone; none is named")
-    result = _run_pipeline(home, data, recipe, backbone, tuning, download=download, seed=seed)
+    result = _run_pipeline(
+        home, data, recipe, backbone, tuning, seed=seed, bad_rows=bad_rows, download=download
+    )
     show_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
@@ -179,8 +219,12 @@ def benchmark(
     place = configured(home).create()
     if data is None:
         data, recipe, seeds = _built_in_world(place), "demo", 1
+    from flows.temporary_server import start_temporary_server
+
+    start_temporary_server()
     from flows.benchmark import benchmark as flow
     from flows.benchmark import contenders
+    from flows.runs import launch
     from hymirec.recipes import get_recipe
     from hymirec.splits import SplitConfig
 
@@ -190,8 +234,8 @@ def benchmark(
     names, swept = _listed(models), _listed(sweep)
     contenders(get_recipe(recipe), names, ablations=ablations, sweeps=swept)
     result = interruptible(
-        lambda: flow(
-            data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
+        lambda: launch(
+            flow, data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
             ablations=ablations, sweeps=swept, min_events=min_events, split=parts,
         )
     )  # fmt: skip
@@ -234,9 +278,10 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
 
     from flows.settings import CHAMPION, MODEL_NAME
     from serving.client import ask
-    from serving.server import ModelServer, resolve_alias
+    from serving.registry import Registry
+    from serving.server import ModelServer
 
-    version = resolve_alias(place, MODEL_NAME, CHAMPION)
+    version = Registry(place, MODEL_NAME).resolve(CHAMPION)
     logging.getLogger(__name__).info("serve: starting MLflow's model server of version %d", version)
     with ModelServer(place, MODEL_NAME, version, host=DEFAULT_HOST, port=0) as server:
         answers = [ask(server.url, user, 10) for user in _some_users(world)]
@@ -244,54 +289,6 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
     show_answer(max(answers, key=_interests_in))
     show_metrics(result)
     _print_pages(place, result.data_report)
-
-
-@app.command()
-def serve(
-    home: HomeOption = DEFAULT_HOME,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
-    port: Annotated[
-        int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)
-    ] = (DEFAULT_PORT),
-) -> None:
-    """Answer requests with the champion and take events in, until interrupted."""
-    place = configured(home)
-    from flows.settings import CHAMPION, MODEL_NAME
-    from serving.gateway import run_gateway
-    from serving.server import ModelServer, refuse_port_in_use, resolve_alias
-
-    version = resolve_alias(place, MODEL_NAME, CHAMPION)
-    # Set both: a shell starts a background process with SIGINT ignored.
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, signal.default_int_handler)
-    try:
-        refuse_port_in_use(host, port)
-        with ModelServer(place, MODEL_NAME, version, host=DEFAULT_HOST, port=0) as server:
-            out.print(f"version {version} answers at http://{host}:{port}; Ctrl-C stops it")
-            run_gateway(place, server, host=host, port=port)
-    except KeyboardInterrupt:
-        out.print("stopped")
-
-
-@app.command()
-def recommend(
-    user: Annotated[str, typer.Option(help="User id, as in the data.")],
-    k: Annotated[int, typer.Option("-k", help="Number of items.", min=1, max=1000)] = 10,
-    url: Annotated[str, typer.Option(help="Where `hymirec serve` answers.")] = (
-        f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
-    ),
-    as_json: JsonOption = False,
-) -> None:
-    """Ask the served model for recommendations."""
-    from serving.client import ask
-
-    answer = ask(url, user, k)
-    if as_json:
-        print(json.dumps(answer))
-        return
-    show_answer(answer)
-    if len(answer["recommendations"]) < k:
-        out.print(f"{k} items were asked for; there are no more to recommend")
 
 
 @app.command()
@@ -362,23 +359,27 @@ def _show_progress() -> None:
 
 def _run_pipeline(
     home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
-    *, download: bool = False, seed: int | None = None,
+    *, seed: int | None = None, bad_rows: BadRows = "fail", download: bool = False,
 ) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
     place = configured(home)
+    from flows.temporary_server import start_temporary_server
     from hymirec.recipes import get_recipe
 
     get_recipe(recipe)
-    text_model = _text_model(backbone, tuning, download=download)
+    backbone = _located(backbone, download=download)
     place.create()
+    start_temporary_server()
     from flows.pipeline import pipeline as flow
+    from flows.runs import launch
 
     return interruptible(
-        lambda: flow(
-            data=data.resolve(), home=place.root, recipe=recipe, text_model=text_model, seed=seed
+        lambda: launch(
+            flow, data=data.resolve(), home=place.root, recipe=recipe, backbone=backbone,
+            tuning=tuning, seed=seed, bad_rows=bad_rows,
         )
-    )
+    )  # fmt: skip
 
 
 def _built_in_world(place: Home) -> Path:
@@ -393,17 +394,16 @@ def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def _text_model(backbone: str, tuning: Tuning, *, download: bool) -> Any:
+def _located(backbone: str, *, download: bool) -> str:
+    """A backbone that is there, by a name under which a run started elsewhere finds it too."""
     from hymirec.models import pretrained
 
     if download:
         pretrained.download(backbone)
     if backbone:
         pretrained.locate(backbone)
-    # A run started elsewhere has to find the same directory.
     path = Path(backbone).expanduser()
-    source = str(path.resolve()) if backbone and path.is_dir() else backbone
-    return pretrained.PretrainedConfig(source=source, tuning=tuning)
+    return str(path.resolve()) if backbone and path.is_dir() else backbone
 
 
 def _print_pages(home: Home, data_report: Path) -> None:

@@ -1,7 +1,7 @@
 """A trained recommender with all it needs to answer: what is registered and served.
 
     recommender/   settings.json, weights.safetensors (item embeddings and codebook among them)
-    items.parquet  item_id, title, popularity, text_digest, in the order of item indices
+    items.parquet  item_id, title, popularity, text_digest, categories, in the order of item indices
     index.faiss    the items by embedding
     package.json   what belongs together: codebook id, recipe, data digest, columns of text
 
@@ -23,22 +23,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hymirec.additions import TEXT_DIGEST, Additions, text_digest
+from hymirec.additions import CATEGORIES, TEXT_DIGEST, Additions, text_digest
+from hymirec.categories import categories_in, category_column
 from hymirec.codebook import Codebook
 from hymirec.errors import DataError, VersionError
 from hymirec.history import History
-from hymirec.inputs import index_history, number_items
+from hymirec.inputs import IndexedHistory, index_history, number_items
 from hymirec.models.hymirec import HyMiRec
-from hymirec.retrieval import ItemIndex
-from hymirec.schema import ITEM_ID, TITLE
+from hymirec.query import Filters, Query
+from hymirec.reranking import rerank
+from hymirec.retrieval import Hit, ItemIndex
+from hymirec.schema import ITEM_ID, PADDING_INDEX, TITLE
 from hymirec.texts import item_texts, text_columns
 
 POPULARITY = "popularity"
+_NO_VECTORS = np.zeros((0, 0), dtype=np.float32)
 NUM_REASONS = 3
 """Items of the history named beside an interest, at most."""
 
-ServedBy = Literal["full", "popular"]
-"""`full`: the model, from the user's history. `popular`: the fallback for a user without one."""
+CANDIDATES_PER_ITEM, MIN_CANDIDATES = 4, 100
+"""Out of how many a list is chosen that is not simply the best."""
+
+ServedBy = Literal["full", "recent_only", "popular"]
+"""`full`: the model, from the user's history. `recent_only`: the model, from nothing but the items
+that came with the request. `popular`: the fallback where there is neither."""
 
 
 class NamedItem(NamedTuple):
@@ -52,7 +60,7 @@ class Recommendation(NamedTuple):
     """One recommended item and what it was found by.
 
     `interest` counts from 1 and is 0 where no interest found it; `because` are the items of the
-    user's history nearest to that interest, nearest first.
+    user's history nearest to that interest, nearest first, where they were asked for.
     """
 
     item_id: str
@@ -60,10 +68,14 @@ class Recommendation(NamedTuple):
     score: float
     interest: int
     because: tuple[NamedItem, ...]
+    categories: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
-        return self._asdict() | {"because": [item._asdict() for item in self.because]}
+        return self._asdict() | {
+            "because": [item._asdict() for item in self.because],
+            "categories": list(self.categories),
+        }
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,8 @@ class PackageInfo:
     data_digest: str
     text_columns: tuple[str, ...] = ()
     """Of the items table, beside the title: what the encoder reads, in this order."""
+    category_column: str = ""
+    """Which of them holds categories; empty where none does."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,9 @@ class RecommenderPackage:
     _item_index: dict[str, int] = field(init=False, repr=False)
     _item_ids: list[str] = field(init=False, repr=False)
     _titles: list[str] = field(init=False, repr=False)
-    _by_popularity: list[int] = field(init=False, repr=False)
+    _by_popularity: NDArray[np.int64] = field(init=False, repr=False)
+    _categories: list[tuple[str, ...]] = field(init=False, repr=False)
+    _items_of: dict[str, NDArray[np.int64]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Put the model into evaluation mode and the tables into lookups."""
@@ -103,13 +119,21 @@ class RecommenderPackage:
         self.model.eval()
         ids = self.items[ITEM_ID].tolist()
         order = (-self.items[POPULARITY].to_numpy()).argsort(kind="stable")
+        categories = [tuple(names) for names in self._category_lists()]
         for name, value in {
             "_item_ids": ids,
             "_titles": self.items[TITLE].fillna("").tolist(),
             "_item_index": number_items(ids),
-            "_by_popularity": (order + 1).tolist(),
+            "_by_popularity": order + 1,
+            "_categories": categories,
+            "_items_of": _items_by_category(categories),
         }.items():
             object.__setattr__(self, name, value)
+
+    def _category_lists(self) -> list[list[str]]:
+        if CATEGORIES not in self.items:  # of a version registered before there were any
+            return [[] for _ in range(len(self.items))]
+        return self.items[CATEGORIES].tolist()
 
     @classmethod
     def assemble(
@@ -128,12 +152,13 @@ class RecommenderPackage:
         table = items[[ITEM_ID, TITLE]].copy()
         table[POPULARITY] = counts[1:].numpy()
         table[TEXT_DIGEST] = digests
-        columns = tuple(text_columns(items))
+        columns, column = tuple(text_columns(items)), category_column(items)
+        table[CATEGORIES] = categories_in(items[column]) if column else [[] for _ in digests]
         return cls(
             model=model,
             items=table.reset_index(drop=True),
             index=ItemIndex.build(model.item_vectors().numpy()),
-            info=PackageInfo(model.codebook.id, recipe, data_digest, columns),
+            info=PackageInfo(model.codebook.id, recipe, data_digest, columns, column),
         )
 
     def extended(self, additions: Additions) -> RecommenderPackage:
@@ -159,11 +184,14 @@ class RecommenderPackage:
                 TITLE: additions.titles,
                 POPULARITY: 0,
                 TEXT_DIGEST: additions.digests,
+                CATEGORIES: additions.categories,
             }
         )
-        table = pd.concat([self.items, rows.iloc[new]], ignore_index=True)
+        known = self.items.copy(deep=False)
+        known[CATEGORIES] = self._category_lists()
+        table = pd.concat([known, rows.iloc[new]], ignore_index=True)
         old_places = [places[row] for row in changed]
-        for column in (TITLE, TEXT_DIGEST):
+        for column in (TITLE, TEXT_DIGEST, CATEGORIES):
             values = table[column].astype(object).to_numpy(copy=True)
             values[[place - 1 for place in old_places]] = rows[column].to_numpy()[changed]
             table[column] = values
@@ -184,11 +212,10 @@ class RecommenderPackage:
             info=replace(self.info, codebook_id=codebook.id),
         )
 
-    @torch.no_grad()
     def recommend(
         self, history: History | None, k: int, *, exclude_seen: bool = True
     ) -> tuple[list[Recommendation], ServedBy]:
-        """Recommend to one user.
+        """Recommend to one user, with the reasons.
 
         Args:
             history: the user's events; None, or one without any item of the catalogue, is
@@ -203,30 +230,93 @@ class RecommenderPackage:
         Raises:
             VersionError: the history's codes are not of this package's codebook.
         """
+        query = Query.model_construct(k=k, exclude_seen=exclude_seen, explain=True)
+        known, served_by = self.events(history)
+        interests = None if known is None else self.interests([known])[0]
+        return self.choose(query, known, interests), served_by
+
+    def events(
+        self, history: History | None, recent_items: Sequence[str] = ()
+    ) -> tuple[IndexedHistory | None, ServedBy]:
+        """What there is to go by: a history's events, then items that came with a request.
+
+        Args:
+            history: the user's events, if there are any.
+            recent_items: what the user has just looked at, the latest last; items that the
+                catalogue does not hold are passed over.
+
+        Returns:
+            The events of the catalogue's items, None where there is none, and which way that is.
+
+        Raises:
+            VersionError: the history's codes are not of this package's codebook.
+        """
         if history is not None and history.codebook_id != self.info.codebook_id:
             raise VersionError(
                 f"history codes are of codebook {history.codebook_id}, "
                 f"this model reads codebook {self.info.codebook_id}"
             )
-        known = None if history is None else index_history(history, self._item_index)
-        if known is None or not len(known):
-            return [
-                Recommendation(*self._named(item), 0.0, 0, ()) for item in self.popular(k)
-            ], "popular"
-        interests = self.model.encode_user(self.model.assemble([known]))[0].numpy()
-        seen: Sequence[int] = known.items.tolist() if exclude_seen else ()
-        hits = self.index.search(interests, k, excluded=seen)
-        because = {
-            interest: self._nearest(interests[interest], known.items)
-            for interest in {hit.interest for hit in hits}
-        }
-        found = [
+        stored = None if history is None else index_history(history, self._item_index)
+        recent = self._recent_events(recent_items)
+        if stored is None or not len(stored):
+            return (recent, "recent_only") if len(recent) else (None, "popular")
+        if not len(recent):
+            return stored, "full"
+        # What has just been looked at may have come in as events already.
+        latest = stored.items[-len(recent) :].tolist()
+        if latest == recent.items.tolist():
+            return stored, "full"
+        # As of now: later than all that is stored, and models read the order alone.
+        times = np.full(len(recent), stored.times[-1], dtype=np.int64)
+        joined = IndexedHistory(
+            np.concatenate([stored.items, recent.items]),
+            np.concatenate([stored.codes, recent.codes]),
+            np.concatenate([stored.times, times]),
+        )
+        return joined, "full"
+
+    @torch.no_grad()
+    def interests(self, users: Sequence[IndexedHistory]) -> NDArray[np.float32]:
+        """What users with events are interested in, float32 [U, S, D] at unit length."""
+        return self.model.encode_user(self.model.assemble(users)).numpy()
+
+    def choose(
+        self,
+        query: Query,
+        known: IndexedHistory | None,
+        interests: NDArray[np.float32] | None,
+    ) -> list[Recommendation]:
+        """Choose items for one user; filters hold before the list is cut to k.
+
+        Args:
+            query: what is asked for.
+            known: the user's events, see `events`.
+            interests: float32 [S, D], see `interests`; None where there are no events, and the
+                most popular items are chosen.
+
+        Returns:
+            Best first; fewer than k where no more items pass.
+        """
+        allowed = self._allowed(query.filters)
+        seen: Sequence[int] | NDArray[np.int64] = ()
+        if known is not None and query.exclude_seen:
+            seen = known.items
+        if interests is None or known is None:
+            hits = self._popular(query, allowed)
+            because: dict[int, tuple[NamedItem, ...]] = {}
+        else:
+            hits = self._nearest_to(interests, query, seen, allowed)
+            because = {
+                interest: self._nearest(interests[interest], known.items)
+                for interest in {hit.interest for hit in hits if query.explain}
+            }
+        return [
             Recommendation(
-                *self._named(hit.item), hit.score, hit.interest + 1, because[hit.interest]
+                *self._named(hit.item), hit.score, hit.interest + 1,
+                because.get(hit.interest, ()), self._categories[hit.item - 1],
             )
             for hit in hits
-        ]
-        return found, "full"
+        ]  # fmt: skip
 
     @property
     def item_index(self) -> Mapping[str, int]:
@@ -235,7 +325,7 @@ class RecommenderPackage:
 
     def popular(self, k: int) -> list[int]:
         """Indices of the k most popular items, most popular first."""
-        return self._by_popularity[:k]
+        return self._by_popularity[:k].tolist()
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """Titles of items; an item that is not in the catalogue goes by its id."""
@@ -263,6 +353,75 @@ class RecommenderPackage:
             info=_read_info(directory / "package.json"),
         )
 
+    def _recent_events(self, item_ids: Sequence[str]) -> IndexedHistory:
+        places = (self._item_index.get(item, PADDING_INDEX) for item in item_ids)
+        items = np.array([place for place in places if place != PADDING_INDEX], dtype=np.int64)
+        if not len(items):
+            return IndexedHistory.of(items)
+        distinct, inverse = np.unique(items, return_inverse=True)
+        codes = self.model.codebook.encode(self.model.item_vectors()[distinct]).numpy()
+        return IndexedHistory.of(items, codes[inverse])
+
+    def _allowed(self, filters: Filters) -> NDArray[np.bool_] | None:
+        """Which item indices pass, bool [N + 1]; None where all do."""
+        if not filters.any:
+            return None
+        allowed = np.zeros(len(self._item_ids) + 1, dtype=bool)
+        if filters.available_items is None:
+            allowed[1:] = True
+        else:
+            allowed[self._places(filters.available_items)] = True
+        if filters.categories is not None:
+            allowed &= self._in_categories(filters.categories)
+        if filters.exclude_categories:
+            allowed &= ~self._in_categories(filters.exclude_categories)
+        allowed[self._places(filters.exclude_items)] = False
+        allowed[PADDING_INDEX] = False
+        return allowed
+
+    def _places(self, item_ids: Sequence[str]) -> list[int]:
+        return [self._item_index.get(item, PADDING_INDEX) for item in item_ids]
+
+    def _in_categories(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        mask = np.zeros(len(self._item_ids) + 1, dtype=bool)
+        for name in names:
+            mask[self._items_of.get(name.lower(), [])] = True
+        return mask
+
+    def _popular(self, query: Query, allowed: NDArray[np.bool_] | None) -> list[Hit]:
+        order = self._by_popularity
+        if allowed is not None:
+            order = order[allowed[order]]
+        if query.max_per_category is None:
+            order = order[: query.k]
+        hits = [Hit(item, 0.0, -1) for item in order.tolist()]
+        return self._reranked(hits, query, diversity=0.0)
+
+    def _nearest_to(
+        self, interests: NDArray[np.float32], query: Query, seen: Sequence[int] | NDArray[np.int64],
+        allowed: NDArray[np.bool_] | None,
+    ) -> list[Hit]:  # fmt: skip
+        if not query.diversity and query.max_per_category is None:
+            return self.index.search(interests, query.k, excluded=seen, allowed=allowed)
+        pool = max(MIN_CANDIDATES, CANDIDATES_PER_ITEM * query.k)
+        while True:
+            hits = self.index.search(interests, pool, excluded=seen, allowed=allowed)
+            found = self._reranked(hits, query, diversity=query.diversity)
+            if len(found) == query.k or len(hits) < pool:
+                return found
+            pool *= CANDIDATES_PER_ITEM  # categories were full before there were enough
+
+    def _reranked(self, hits: list[Hit], query: Query, *, diversity: float) -> list[Hit]:
+        items = [hit.item for hit in hits]
+        return rerank(
+            hits,
+            self.model.item_vectors()[items].numpy() if diversity else _NO_VECTORS,
+            query.k,
+            diversity=diversity,
+            categories=[self._categories[item - 1] for item in items],
+            max_per_category=query.max_per_category,
+        )
+
     def _named(self, item: int) -> NamedItem:
         return NamedItem(self._item_ids[item - 1], self._titles[item - 1])
 
@@ -274,6 +433,15 @@ class RecommenderPackage:
         cosine = self.model.item_vectors()[distinct].numpy() @ interest
         best = (-cosine).argsort(kind="stable")[:NUM_REASONS]
         return tuple(self._named(item) for item in distinct[best].tolist())
+
+
+def _items_by_category(categories: Sequence[Sequence[str]]) -> dict[str, NDArray[np.int64]]:
+    """Item indices by category, in small letters."""
+    found: dict[str, list[int]] = {}
+    for index, names in enumerate(categories, start=1):
+        for name in names:
+            found.setdefault(name.lower(), []).append(index)
+    return {name: np.array(items, dtype=np.int64) for name, items in found.items()}
 
 
 def _read_info(path: Path) -> PackageInfo:

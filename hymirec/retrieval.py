@@ -45,7 +45,11 @@ class ItemIndex:
         return self.faiss_index.ntotal - 1
 
     def search(
-        self, interests: NDArray[np.float32], k: int, excluded: Sequence[int] = ()
+        self,
+        interests: NDArray[np.float32],
+        k: int,
+        excluded: Sequence[int] | NDArray[np.int64] = (),
+        allowed: NDArray[np.bool_] | None = None,
     ) -> list[Hit]:
         """Find the k items nearest to any interest of one user.
 
@@ -56,16 +60,25 @@ class ItemIndex:
             interests: [S, D] at unit length.
             k: number of items; more than there are is the same as all.
             excluded: item indices that may not be listed.
+            allowed: bool [N + 1], which item indices may be listed; None allows all.
 
         Returns:
             At most k hits, best first; ties in the order of item indices.
         """
         barred = np.unique(np.append(np.asarray(excluded, dtype=np.int64), 0))
         barred = barred[barred < self.faiss_index.ntotal]  # others take no place in the list
-        wanted = min(k, self.faiss_index.ntotal - len(barred))
+        if allowed is None:
+            num_open = self.faiss_index.ntotal - len(barred)
+            selector: faiss.IDSelector = faiss.IDSelectorNot(faiss.IDSelectorBatch(barred))
+        else:
+            free = allowed.copy()
+            free[barred] = False
+            num_open = int(np.count_nonzero(free))
+            bits = np.packbits(free, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+        wanted = min(k, num_open)
         if wanted <= 0:
             return []
-        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(barred))
         scores, items = self.faiss_index.search(
             np.ascontiguousarray(interests, dtype=np.float32),
             wanted,

@@ -21,6 +21,9 @@ TITLE = "title"
 SOURCE_ROW = "source_row"
 """Where a row stood in the file it was read from (its line for text files), for messages."""
 
+QUERY = "query"
+"""Of a request to the served model: what is asked beside the user's id (`hymirec.query`)."""
+
 INTERACTION_COLUMNS = (USER_ID, ITEM_ID, TIMESTAMP)
 ITEM_COLUMNS = (ITEM_ID, TITLE)
 

@@ -10,8 +10,12 @@ from hymirec.errors import HymirecError, UsageError
 from hymirec.schema import USER_ID
 
 
-def ask(url: str, user_id: str, k: int, *, exclude_seen: bool = True) -> dict[str, Any]:
+def ask(
+    url: str, user_id: str, k: int, *, exclude_seen: bool = True, token: str = ""
+) -> dict[str, Any]:
     """Ask for recommendations to one user; the answer is one of `HyMiRecModel.predict`'s.
+
+    A gateway that asks for one is shown the token.
 
     Raises:
         UsageError: nothing answers at the address, or the request is refused.
@@ -23,7 +27,8 @@ def ask(url: str, user_id: str, k: int, *, exclude_seen: bool = True) -> dict[st
     }
     url = url.rstrip("/")
     try:
-        response = requests.post(f"{url}/invocations", json=request, timeout=60)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        response = requests.post(f"{url}/invocations", json=request, headers=headers, timeout=60)
     except requests.ConnectionError as error:
         raise UsageError(f"nothing answers at {url}: start it with `hymirec serve`") from error
     except requests.RequestException as error:
@@ -40,8 +45,9 @@ def ask(url: str, user_id: str, k: int, *, exclude_seen: bool = True) -> dict[st
 def _message(response: requests.Response) -> str:
     """What an error answer says, without the frames MLflow puts around the cause."""
     try:
-        message = str(response.json()["message"])
-    except (ValueError, KeyError):
+        answer = response.json()
+        message = str(answer["message"] if "message" in answer else answer["error"])
+    except (ValueError, KeyError, TypeError):
         message = response.text
     cause = message.rpartition("Error: ")[2].strip().partition("\n")[0]
     return cause or response.reason

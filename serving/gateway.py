@@ -1,4 +1,4 @@
-"""The one address that faces the world: events come in here, requests go on to the model server.
+"""The one address that faces the world: events come in here, requests go on to the model servers.
 
 An event is on disk before its sender is told so; a thread of this process then brings it into the
 feature store, woken by the intake (`features.updates`).
@@ -6,244 +6,321 @@ feature store, woken by the intake (`features.updates`).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import signal
+import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib.metadata import version as installed
 from typing import Any
 
-import httpx
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
-from pydantic import BaseModel, ConfigDict, Field
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from features.events import EventIn, Id
 from features.updates import EventConsumer
 from hymirec.errors import HymirecError
 from hymirec.home import Home
-from hymirec.schema import USER_ID
+from serving import answering
+from serving.answering import Answerer
+from serving.api import (
+    Answer,
+    Answers,
+    Ask,
+    Asks,
+    EventsIn,
+    EventsTaken,
+    Health,
+    Ready,
+    ServedVersionState,
+    VersionState,
+    problems,
+)
+from serving.dispatch import LostError
+from serving.experiments import ExperimentRollout
+from serving.fleet import Fleet
+from serving.guard import Guard
 from serving.live_parity import LiveParity
-from serving.server import ModelServer
+from serving.metrics import Metrics
+from serving.registry import Registry
+from serving.rollout import ChampionOnly, Rollout
+from serving.settings import GatewaySettings
+from serving.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 4_000_000
 """Bytes of a request."""
-MAX_K = 1000
 EVENTS_PATH = "/v1/events"
-EVENTS_PER_REQUEST = 10_000
-"""Of one request."""
-BACKEND_SECONDS = 30.0
-AGES = (60, 600, 3600, 6 * 3600, 86_400, 3 * 86_400, 7 * 86_400, 30 * 86_400)
-"""Seconds at which the histogram of ages is cut."""
+JSON = "application/json"
 
 
-class EventsIn(BaseModel):
-    """Events of one request: all are taken or none."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    events: list[EventIn] = Field(min_length=1, max_length=EVENTS_PER_REQUEST)
-
-
-class EventsTaken(BaseModel):
-    """What became of them.
+class Gateway:
+    """What the routes share.
 
     Attributes:
-        accepted: events that are in the log now, those known before among them.
-        duplicates: events whose id was known.
+        fleet: the versions served; open while the application runs.
+        consumer: brings events into the feature store.
     """
 
-    accepted: int
-    duplicates: int
+    def __init__(self, home: Home, fleet: Fleet, rollout: Rollout, consumer: EventConsumer) -> None:
+        """Bring the parts together."""
+        self.fleet = fleet
+        self.consumer = consumer
+        self.metrics = Metrics()
+        self.parity = LiveParity(consumer.event_log, self.metrics.registry)
+        self.answerer = Answerer(fleet, rollout, self.metrics)
+        self.metrics.gauge(
+            "hymirec_event_lag_seconds",
+            "Age of the oldest event that is not in the feature store yet.",
+            consumer.lag_seconds,
+        )
+        self.metrics.gauge(
+            "hymirec_champion_version", "The version that answers.",
+            lambda: fleet.champion.info.version,
+        )  # fmt: skip
+        self.metrics.gauge(
+            "hymirec_champion_servers", "Model servers of the champion that answer.",
+            lambda: fleet.champion.num_ready,
+        )  # fmt: skip
+        self.metrics.gauge(
+            "hymirec_switches", "Changes of champion since the gateway started.",
+            lambda: fleet.switches,
+        )  # fmt: skip
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the model servers and the threads beside them running."""
+        stop = threading.Event()
+        threads = [
+            threading.Thread(target=target, args=(stop,), name=target.__qualname__)
+            for target in (self.consumer.run, self.parity.run)
+        ]
+        async with self.fleet:
+            for thread in threads:
+                thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                self.consumer.wake()
+                for thread in threads:
+                    await asyncio.to_thread(thread.join)
+
+    async def answer(self, ask: Ask, request: Request) -> tuple[dict[str, Any], dict[str, float]]:
+        """See `Answerer.answer`."""
+        state = request.scope["state"]
+        found = await self.answerer.answer(
+            ask, answering.Request(state["request_id"], state["started"])
+        )
+        if ask.user_id is not None:
+            self.parity.saw(ask.user_id)
+        return found
+
+    def state(self) -> VersionState:
+        """Who answers, and what else is ready."""
+        fleet, champion = self.fleet, self.fleet.champion
+        versions = []
+        for number, one in sorted(fleet.versions.items()):
+            role = (
+                "champion" if one is champion
+                else "previous" if one is fleet.previous
+                else "experiment" if number in fleet.rollout.versions()
+                else "coming"
+            )  # fmt: skip
+            versions.append(
+                ServedVersionState(
+                    model_version=str(number), run_id=one.info.run_id,
+                    codebook_id=one.info.codebook_id, role=role, servers=one.num_ready,
+                    wanted=one.wanted, restarts=one.restarts,
+                    problem=without_paths(one.problem) or None,
+                )
+            )  # fmt: skip
+        return VersionState(
+            model=fleet.registry.name,
+            model_version=str(champion.info.version),
+            run_id=champion.info.run_id,
+            codebook_id=champion.info.codebook_id,
+            feature_age_seconds=self.metrics.feature_age,
+            switches=fleet.switches,
+            versions=versions,
+            hymirec=installed("hymirec"),
+        )
 
 
-class Asked(BaseModel):
-    """A request for recommendations to one user."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    user_id: Id
-    k: int = Field(default=10, ge=1, le=MAX_K, strict=True)
-    exclude_seen: bool = Field(default=True, strict=True)
-
-
-class Item(BaseModel):
-    """An item by id and title."""
-
-    item_id: str
-    title: str
-
-
-class Recommended(Item):
-    """One recommended item.
-
-    Attributes:
-        score: cosine with the interest that found it.
-        interest: which one, from 1; 0 where none did.
-        because: items of the history nearest to that interest.
-    """
-
-    score: float
-    interest: int
-    because: list[Item]
-
-
-class Answer(BaseModel):
-    """What is recommended to a user, and how it came about; see `serving.model`."""
-
-    user_id: str
-    served_by: str
-    feature_age_seconds: float | None
-    degraded: str | None
-    model_version: str
-    recommendations: list[Recommended]
-    recent: list[str]
-
-
-class Problem(BaseModel):
-    """Why a request was refused, in one line."""
-
-    error: str
-
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 413, 422, 503)
-}
-
-
-def create_app(home: Home, backend: str) -> FastAPI:
+def create_app(
+    home: Home,
+    fleet: Fleet,
+    *,
+    rollout: Rollout | None = None,
+    settings: GatewaySettings | None = None,
+    tokens: Tokens | None = None,
+) -> FastAPI:
     """Make the gateway.
 
     Args:
         home: whose events and features these are.
-        backend: address of the model server.
+        fleet: the versions to answer with; opened and closed with the application.
+        rollout: who is answered by which version; by default everybody by the champion.
+        settings: limits.
+        tokens: who may do what; without any, everybody on this machine may do all.
     """
-    consumer = EventConsumer(home)
-    metrics = CollectorRegistry()
-    parity = LiveParity(consumer.event_log, metrics)
-    taken = Counter("hymirec_events", "Events taken in.", ["kind"], registry=metrics)
-    answered = Counter(
-        "hymirec_answers", "Answers given.", ["served_by", "degraded"], registry=metrics
-    )
-    ages = Histogram(
-        "hymirec_feature_age_seconds", "Age of the users' rows answered from.",
-        buckets=AGES, registry=metrics,
-    )  # fmt: skip
-    Gauge(
-        "hymirec_event_lag_seconds",
-        "Age of the oldest event that is not in the feature store yet.",
-        registry=metrics,
-    ).set_function(consumer.lag_seconds)
+    gateway = Gateway(home, fleet, rollout or ChampionOnly(), EventConsumer(home))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        stop = threading.Event()
-        threads = [
-            threading.Thread(target=target, args=(stop,), name=target.__qualname__)
-            for target in (consumer.run, parity.run)
-        ]
-        for thread in threads:
-            thread.start()
-        async with httpx.AsyncClient(base_url=backend, timeout=BACKEND_SECONDS) as client:
-            app.state.backend = client
+        async with gateway.running():
             yield
-        stop.set()
-        consumer.wake()
-        for thread in threads:
-            thread.join()
 
-    app = FastAPI(title="HyMiRec", lifespan=lifespan)
-    app.add_middleware(BodyLimit, limit=MAX_BODY)
+    app = FastAPI(
+        title="HyMiRec", version=installed("hymirec"), lifespan=lifespan,
+        description="Recommendations from long histories, with several interests per user.",
+        generate_unique_id_function=lambda route: route.name,
+    )  # fmt: skip
+    app.state.gateway = gateway
+    app.add_middleware(
+        Guard,
+        tokens=tokens or Tokens({}),
+        settings=settings or GatewaySettings(),
+        max_body=MAX_BODY,
+        on_answer=lambda route, status: gateway.metrics.requests.labels(route, status).inc(),
+    )
     app.add_exception_handler(RequestValidationError, _refused)
     app.add_exception_handler(HTTPException, _not_understood)
     app.add_exception_handler(HymirecError, _failed)
-
-    @app.post(
-        EVENTS_PATH,
-        responses=PROBLEMS,
-    )
-    def events(body: EventsIn) -> EventsTaken:
-        """Take events: durable when answered, in recommendations a moment later."""
-        found = [one.to_event() for one in body.events]
-        new = consumer.event_log.append(found)
-        consumer.wake()
-        for one in found:
-            taken.labels(one.kind).inc()
-        return EventsTaken(accepted=len(found), duplicates=len(found) - new)
-
-    @app.post("/v1/recommendations", responses=PROBLEMS, response_model=Answer)
-    async def recommendations(body: Asked, request: Request) -> Response:
-        """Recommend to one user."""
-        asked = {
-            "dataframe_records": [{USER_ID: body.user_id}],
-            "params": {"k": body.k, "exclude_seen": body.exclude_seen},
-        }
-        answer = await _ask_backend(request, "POST", "/invocations", json.dumps(asked).encode())
-        if answer.status_code != 200:
-            return JSONResponse({"error": "the model cannot answer at present: try again"}, 503)
-        found = json.loads(bytes(answer.body))["predictions"][0]
-        parity.saw(body.user_id)
-        answered.labels(found["served_by"], found["degraded"] or "").inc()
-        if found["feature_age_seconds"] is not None:
-            ages.observe(found["feature_age_seconds"])
-        return JSONResponse(found)
-
-    @app.get("/metrics", response_class=Response)
-    def show_metrics() -> Response:
-        """Numbers for Prometheus."""
-        return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/ping")
-    async def ping(request: Request) -> Response:
-        """Whether the model server behind answers."""
-        return await _ask_backend(request, "GET", "/ping", b"")
-
-    @app.post("/invocations")
-    async def invocations(request: Request) -> Response:
-        """MLflow's own way of asking, passed on to the model server."""
-        kind = request.headers.get("content-type", "application/json")
-        return await _ask_backend(request, "POST", "/invocations", await request.body(), kind)
-
+    _add_recommendations(app, gateway)
+    _add_events(app, gateway)
+    _add_operations(app, gateway)
     return app
 
 
-async def _ask_backend(
-    request: Request, method: str, path: str, body: bytes, kind: str = "application/json"
-) -> Response:
-    client: httpx.AsyncClient = request.app.state.backend
-    try:
-        answer = await client.request(method, path, content=body, headers={"content-type": kind})
-    except httpx.HTTPError as error:
-        return JSONResponse(
-            {"error": f"the model server does not answer: {type(error).__name__}"}, 503
+def _add_recommendations(app: FastAPI, gateway: Gateway) -> None:
+    may_refuse = problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
+
+    @app.post(
+        "/v1/recommendations", response_model=Answer, responses=may_refuse, tags=["recommend"]
+    )
+    async def recommend(body: Ask, request: Request) -> Response:
+        """Recommend to one user or visitor."""
+        answer, stages = await gateway.answer(body, request)
+        timing = ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in stages.items())
+        return Response(
+            to_json(answer), media_type=JSON,
+            headers=_version_headers(answer) | {"server-timing": timing},
+        )  # fmt: skip
+
+    @app.post(
+        "/v1/recommendations:batch", response_model=Answers, responses=may_refuse,
+        tags=["recommend"],
+    )  # fmt: skip
+    async def recommend_batch(body: Asks, request: Request) -> Response:
+        """Recommend to several users; answers come in the order of the requests."""
+        found = await asyncio.gather(*(gateway.answer(ask, request) for ask in body.requests))
+        return Response(to_json({"answers": [answer for answer, _ in found]}), media_type=JSON)
+
+    @app.post(
+        "/invocations", responses=problems(400, 401, 403, 408, 413, 429, 503), tags=["mlflow"],
+        openapi_extra={"requestBody": {"required": True, "content": {JSON: {"schema": {
+            "type": "object"}}}}},
+    )  # fmt: skip
+    async def invocations(request: Request) -> Response:
+        """MLflow's own way of asking, passed on to a model server of the champion."""
+        champion = gateway.fleet.champion
+        kind = request.headers.get("content-type") or JSON
+        try:
+            status, content, kind = await champion.forward(await request.body(), kind)
+        except LostError:
+            return JSONResponse({"error": "no model server answers at present: try again"}, 503)
+        if status != 200:
+            return JSONResponse({"error": _cause(content)}, 400 if status < 500 else 503)
+        info = champion.info
+        return Response(
+            content, status, media_type=kind,
+            headers=_version_headers(
+                {"model_version": str(info.version), "run_id": info.run_id,
+                 "codebook_id": info.codebook_id}
+            ),
+        )  # fmt: skip
+
+
+def _add_events(app: FastAPI, gateway: Gateway) -> None:
+    @app.post(
+        EVENTS_PATH, responses=problems(400, 401, 403, 408, 413, 415, 422, 429, 503),
+        tags=["events"],
+    )  # fmt: skip
+    def events(body: EventsIn) -> EventsTaken:
+        """Take events: durable when answered, in recommendations a moment later."""
+        found = [one.to_event() for one in body.events]
+        new = gateway.consumer.event_log.append(found)
+        gateway.consumer.wake()
+        for one in found:
+            gateway.metrics.events.labels(one.kind).inc()
+        return EventsTaken(accepted=len(found), duplicates=len(found) - new)
+
+
+def _add_operations(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/version", responses=problems(401, 403, 429, 503), tags=["operate"])
+    async def version() -> VersionState:
+        """Which version answers, since what run and codebook, and what else is ready."""
+        return gateway.state()
+
+    @app.get("/healthz", tags=["operate"])
+    async def healthz() -> Health:
+        """Whether this process works."""
+        return Health(status="ok")
+
+    @app.get("/readyz", responses=problems(503), tags=["operate"])
+    async def readyz() -> Ready:
+        """Whether requests can be answered: by the model, or degraded without."""
+        champion = gateway.fleet.champion
+        if not gateway.fleet.following:
+            raise HTTPException(503, "the registry is no longer followed")
+        return Ready(
+            status="ok" if champion.ready else "degraded",
+            model_version=str(champion.info.version),
+            servers=champion.num_ready,
         )
-    content = answer.content
-    if answer.is_error:
-        content = _without_traces(content)
-    return Response(content, answer.status_code, media_type=answer.headers.get("content-type"))
+
+    @app.get("/ping", include_in_schema=False)
+    async def ping() -> Response:
+        """As MLflow's model server has it."""
+        return Response("\n", 200 if gateway.fleet.champion.ready else 503, media_type=JSON)
+
+    @app.get("/metrics", response_class=Response, responses=problems(401, 403, 429, 503),
+             tags=["operate"])  # fmt: skip
+    def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return Response(generate_latest(gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _without_traces(content: bytes) -> bytes:
-    """An error of the model server without what it tells of its code and its paths."""
+def _version_headers(answer: dict[str, Any]) -> dict[str, str]:
+    return {
+        "x-model-version": answer["model_version"],
+        "x-model-run": answer["run_id"],
+        "x-codebook": answer["codebook_id"],
+    }
+
+
+def _cause(content: bytes) -> str:
+    """What an error of the model server says, without what it tells of its code and its paths."""
     try:
-        problem = json.loads(content)
-        problem.pop("stack_trace", None)
-    except (ValueError, AttributeError):
-        return content
-    return json.dumps(problem).encode()
+        message = str(json.loads(content)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = content.decode(errors="replace")
+    return without_paths(message.rpartition("\nError: ")[2].partition("\n")[0])[:500]
+
+
+def without_paths(text: str) -> str:
+    """The same line, with a mark where it names a place on this machine."""
+    words = ("…" if word.count("/") > 1 or "://" in word else word for word in text.split(" "))
+    return " ".join(words)
 
 
 def _refused(request: Request, error: Exception) -> Response:
@@ -271,77 +348,74 @@ def _failed(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "events cannot be stored at present: try again"}, 503)
 
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
-
-
-class BodyLimit:
-    """Refuses a request whose body is too large, by what it says of itself or as it comes."""
-
-    def __init__(self, app: App, limit: int) -> None:
-        """Wrap an application."""
-        self.app = app
-        self.limit = limit
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Read the body before anyone else does."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        body, more = bytearray(), True
-        too_large = declared.isdigit() and int(declared) > self.limit
-        while more and not too_large:
-            message = await receive()
-            if message["type"] != "http.request":
-                return  # the sender has gone
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            too_large = len(body) > self.limit
-        if too_large:
-            refusal = JSONResponse(
-                {"error": f"the body is larger than {self.limit} bytes (nothing was taken)"}, 413,
-                headers={"connection": "close"},
-            )  # fmt: skip
-            await refusal(scope, receive, send)
-            return
-        read = False
-
-        async def replay() -> Message:
-            nonlocal read
-            if read:
-                return await receive()
-            read = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        await self.app(scope, replay, send)
-
-
-def run_gateway(home: Home, server: ModelServer, *, host: str, port: int) -> None:
-    """Answer at an address until interrupted.
+def run_gateway(
+    home: Home, model: str, alias: str, *, host: str, port: int,
+    settings: GatewaySettings, tokens: Tokens, on_ready: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Answer at an address until interrupted or terminated.
 
     Args:
         home: see `create_app`.
-        server: the model server behind, running.
+        model: name of the registered model.
+        alias: which of its versions answers, also when it moves.
         host: to listen on.
         port: to listen on.
+        settings: limits.
+        tokens: who may do what.
+        on_ready: told the version when requests are answered.
 
     Raises:
-        HymirecError: the model server ended by itself.
+        HymirecError: the version cannot be served.
     """
-    app = create_app(home, server.url)
-    gateway = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning"))
-    ended: list[int] = []
+    with ExperimentRollout(home) as rollout:
+        fleet = Fleet(Registry(home, model), alias, rollout, settings)
+        rollout.serve_from(lambda version: fleet.served(version) is not None)
+        app = create_app(home, fleet, rollout=rollout, settings=settings, tokens=tokens)
+        _listen(app, host, port, lambda: on_ready(fleet.champion.info.version))
 
-    def watch() -> None:
-        ended.append(server.wait())
-        gateway.should_exit = True
 
-    threading.Thread(target=watch, daemon=True).start()
-    gateway.run()
-    if ended:
-        raise HymirecError(
-            f"the model server ended by itself with status {ended[0]} (log: {server.log_path})"
-        )
+def _listen(app: FastAPI, host: str, port: int, on_start: Callable[[], None]) -> None:
+    """Answer at an address until interrupted or terminated."""
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", access_log=False, lifespan="off",
+        server_header=False,
+    )  # fmt: skip
+    server = _Server(config, on_start)
+
+    async def serve() -> None:
+        task = asyncio.current_task()
+        assert task
+
+        def stop() -> None:
+            if server.started:
+                server.should_exit = True
+            else:
+                task.cancel()
+
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(sign, stop)
+        # Here and not in the server, which would print a traceback where no version comes up.
+        async with app.router.lifespan_context(app):
+            await server.serve()
+
+    with (
+        asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
+        suppress(asyncio.CancelledError),
+    ):
+        runner.run(serve())
+
+
+class _Server(uvicorn.Server):
+    """One that leaves signals to its caller and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()

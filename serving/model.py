@@ -10,6 +10,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
@@ -19,25 +20,32 @@ import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
+from pydantic import ValidationError
 
-from features.online import FeatureReader
+from features.online import FeatureReader, UserRow
 from hymirec.additions import publications, read
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import DataError, HymirecError, UsageError
 from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
 from hymirec.package import RecommenderPackage
-from hymirec.schema import USER_ID
+from hymirec.query import MAX_K, Query
+from hymirec.schema import QUERY, USER_ID
 from hymirec.shipped import SCHEMA_DIGEST, metadata, refuse_other_code
 
 log = logging.getLogger(__name__)
 
-MAX_K = 1000
 ENV_MAX_AGE = "HYMIREC_MAX_FEATURE_AGE"
+"""Seconds since a user's row was written, past which an answer is marked as degraded; a week."""
 DEFAULT_MAX_AGE = 7 * 86_400.0
-"""Seconds since a user's row was written, past which an answer is marked as degraded."""
 SECONDS_BETWEEN_LOOKS = 1.0
 """For items published since."""
+SECONDS_BETWEEN_TRIES = 0.5
+"""Of reading features, once that has failed: until then nobody waits for it to fail again."""
+NUM_RECENT = 5
+"""Latest items of the history that an answer names."""
+
+STALE, NO_FEATURES, DAMAGED = "stale features", "features unavailable", "damaged features"
 
 
 class HyMiRecModel(PythonModel):
@@ -46,6 +54,8 @@ class HyMiRecModel(PythonModel):
     Items published since it was registered are taken in as it is loaded and while it runs: a
     thread makes a package that has them, which then takes the place of the one before. A request
     reads one package from its beginning to its end.
+
+    While features cannot be read, answers go on without them and say so.
     """
 
     def load_context(self, context: Any) -> None:
@@ -59,11 +69,12 @@ class HyMiRecModel(PythonModel):
         model = directory.parents[1]
         refuse_other_code(model)
         self.package = RecommenderPackage.load(directory)
-        self.version = _registered_version(directory)
+        self.version, self.run_id = _registered_as(directory)
         home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
         self.features = FeatureReader(home, self.package.info.codebook_id)
         self.features.refuse_other_schema(metadata(model).get(SCHEMA_DIGEST, ""))
         self.max_age = _max_age()
+        self._no_features_until = 0.0
         self._publications = home.catalogue / self.package.info.codebook_id
         self._taken: set[str] = set()
         self.take_in_items()
@@ -94,52 +105,137 @@ class HyMiRecModel(PythonModel):
 
         Args:
             context: unused.
-            model_input: one row a user.
-            params: `k`, how many items, 1 to 1000; `exclude_seen`.
+            model_input: one row a user; an empty id is a visitor, of whom nothing is known. The
+                column `query`, where there is one, is a `hymirec.query.Query` as JSON.
+            params: `k` and `exclude_seen` for rows without a query, which get the reasons too.
 
         Returns:
-            Per user: `user_id`, `served_by` (`full`, or `popular` for a user without history),
-            `feature_age_seconds` (since the user's row was written, None without one), `degraded`
-            (why the answer is not as good as it should be, None where it is), `model_version`,
-            `recommendations` (item_id, title, score, interest, and as
-            `because` the items of the history nearest to that interest) and `recent`, the
-            latest titles of the history.
+            Per user: `user_id`; `served_by` (see `hymirec.package.ServedBy`);
+            `feature_age_seconds` (since the user's row was written, None without one); `degraded`
+            (why the answer is not as good as it should be, None where it is); `model_version`,
+            `run_id` and `codebook_id`; `recommendations` (item_id, title, score, interest,
+            categories and, where they were asked for, as `because` the items of the history
+            nearest to that interest); `recent`, the latest titles of the history, where reasons
+            were asked for; `stage_seconds`, what reading features, the model and the search took
+            the call this was answered in.
 
         Raises:
-            MlflowException: 400 for a `k` out of range or something that is no user id, 503 while
-                features cannot be read.
+            MlflowException: 400 for a query that is none or something that is no user id.
         """
-        params = params or {}
-        k, exclude_seen = params.get("k", 10), params.get("exclude_seen", True)
-        if k is None or not 1 <= k <= MAX_K:
-            raise MlflowException(f"k is {k}: 1 to {MAX_K} items can be asked for",
-                                  INVALID_PARAMETER_VALUE)  # fmt: skip
         user_ids = [_user_id(value) for value in model_input[USER_ID].tolist()]
-        try:
-            rows = self.features.read_users(user_ids)
-        except HymirecError as error:
-            raise MlflowException(str(error), TEMPORARILY_UNAVAILABLE) from error
-        answers = []
-        now = datetime.now(UTC)
+        queries = _queries(model_input, params or {})
         package = self.package
-        for user_id in user_ids:
+        started = time.perf_counter()
+        rows, problems = self._read(user_ids)
+        features_read = time.perf_counter()
+
+        events = []
+        for user_id, query in zip(user_ids, queries, strict=True):
             row = rows.get(user_id)
-            history = row.history if row else None
+            events.append(package.events(row.history if row else None, query.recent_items))
+        with_events = [known for known, _ in events if known is not None]
+        interests = iter(package.interests(with_events) if with_events else ())
+        modelled = time.perf_counter()
+
+        found = [
+            package.choose(query, known, None if known is None else next(interests))
+            for query, (known, _) in zip(queries, events, strict=True)
+        ]
+        searched = time.perf_counter()
+        stages = {
+            "features": features_read - started,
+            "model": modelled - features_read,
+            "search": searched - modelled,
+        }
+        now = datetime.now(UTC)
+        answers = []
+        for user_id, query, (_, served_by), items in zip(
+            user_ids, queries, events, found, strict=True
+        ):
+            row = rows.get(user_id)
             age = row.age_seconds(now) if row else None
-            stale = age is not None and age > self.max_age
-            found, served_by = package.recommend(history, k, exclude_seen=exclude_seen)
-            answers.append(
-                {
-                    "user_id": user_id,
-                    "served_by": served_by,
-                    "feature_age_seconds": age,
-                    "degraded": "stale features" if stale else None,
-                    "model_version": self.version,
-                    "recommendations": [item.to_json() for item in found],
-                    "recent": package.titles(history.item_ids[-5:]) if history else [],
-                }
-            )
+            stale = STALE if age is not None and age > self.max_age else None
+            answer: dict[str, Any] = {
+                "user_id": user_id,
+                "served_by": served_by,
+                "feature_age_seconds": age,
+                "degraded": problems.get(user_id, stale),
+                "model_version": self.version,
+                "run_id": self.run_id,
+                "codebook_id": package.info.codebook_id,
+                "recommendations": [_to_json(item, query) for item in items],
+                "stage_seconds": stages,
+            }
+            if query.explain:
+                latest = row.history.item_ids[-NUM_RECENT:] if row else []
+                latest = [*latest, *query.recent_items][-NUM_RECENT:]
+                answer["recent"] = package.titles(latest)
+            answers.append(answer)
         return answers
+
+    def _read(self, user_ids: Sequence[str]) -> tuple[Mapping[str, UserRow], dict[str, str]]:
+        """Rows by user, and what is wrong by user, where something is."""
+        known = [user_id for user_id in user_ids if user_id]
+        if not known:
+            return {}, {}
+        if time.monotonic() < self._no_features_until:
+            return {}, dict.fromkeys(known, NO_FEATURES)
+        try:
+            return self.features.read_users(known), {}
+        except DataError:
+            return self._read_one_by_one(known)
+        except HymirecError as error:
+            log.warning("features cannot be read: %s", error)
+            self._no_features_until = time.monotonic() + SECONDS_BETWEEN_TRIES
+            return {}, dict.fromkeys(known, NO_FEATURES)
+
+    def _read_one_by_one(
+        self, user_ids: Sequence[str]
+    ) -> tuple[Mapping[str, UserRow], dict[str, str]]:
+        """As `_read`, so that a damaged row is one user's trouble."""
+        rows: dict[str, UserRow] = {}
+        problems = {}
+        for user_id in user_ids:
+            try:
+                rows |= self.features.read_users([user_id])
+            except DataError as error:
+                log.warning("the row of user %r: %s", user_id, error)
+                problems[user_id] = DAMAGED
+            except HymirecError as error:
+                log.warning("features cannot be read: %s", error)
+                problems[user_id] = NO_FEATURES
+        return rows, problems
+
+
+def _queries(model_input: pd.DataFrame, params: Mapping[str, Any]) -> list[Query]:
+    """What each row asks."""
+    k, exclude_seen = params.get("k", 10), params.get("exclude_seen", True)
+    if k is None or not 1 <= k <= MAX_K:
+        raise MlflowException(
+            f"k is {k}: 1 to {MAX_K} items can be asked for", INVALID_PARAMETER_VALUE
+        )
+    default = Query(k=int(k), exclude_seen=bool(exclude_seen), explain=True)
+    if QUERY not in model_input:
+        return [default] * len(model_input)
+    return [
+        _query(text) if isinstance(text, str) else default for text in model_input[QUERY].tolist()
+    ]
+
+
+def _query(text: str) -> Query:
+    try:
+        return Query.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in (QUERY, *problem["loc"]))
+        raise MlflowException(f"{place}: {problem['msg']}", INVALID_PARAMETER_VALUE) from error
+
+
+def _to_json(item: Any, query: Query) -> dict[str, Any]:
+    values = item.to_json()
+    if not query.explain:
+        del values["because"]
+    return values
 
 
 def _max_age() -> float:
@@ -175,13 +271,15 @@ def _user_id(value: Any) -> str:
     )
 
 
-def _registered_version(directory: Path) -> str:
-    """The version a downloaded model says it is; empty for one that is not registered."""
+def _registered_as(directory: Path) -> tuple[str, str]:
+    """The version and run a downloaded model says it is of; empty for one not registered."""
     for parent in directory.parents:
         meta = parent / "registered_model_meta"
         if meta.exists():
-            return str(yaml.safe_load(meta.read_text())["model_version"])
-    return ""
+            version = str(yaml.safe_load(meta.read_text())["model_version"])
+            run_id = yaml.safe_load((parent / "MLmodel").read_text()).get("run_id") or ""
+            return version, str(run_id)
+    return "", ""
 
 
 set_model(HyMiRecModel())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,54 +14,120 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import mlflow
 import requests
-from mlflow.exceptions import MlflowException
 
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import ENV_HOME, Home
-
-log = logging.getLogger(__name__)
+from serving.registry import Registry
 
 START_SECONDS = 120
 STOP_SECONDS = 10
+LOOPBACK = "127.0.0.1"
+STANDBY = Path(__file__).with_name("standby.py")
 
 
-def resolve_alias(home: Home, name: str, alias: str) -> int:
-    """The version an alias points at now.
+class ModelProcess:
+    """A process that is the model server of one version, or waits to be told of which.
 
-    Raises:
-        UsageError: there is no such model or alias in this home.
+    It ends with the process that made it, also when that one is killed.
     """
-    nothing = f"no version of {name} is {alias!r} in {home.root}"
-    if not (home.mlflow / "mlflow.db").exists():  # a client would create it
-        raise UsageError(f"{nothing}: run `hymirec pipeline` first")
-    client = mlflow.MlflowClient(tracking_uri=home.mlflow_uri, registry_uri=home.mlflow_uri)
-    try:
-        return int(client.get_model_version_by_alias(name, alias).version)
-    except MlflowException as error:
-        versions = client.search_model_versions(f"name = '{name}'")
-        newest = max(versions, key=lambda version: int(version.version), default=None)
-        why = (
-            f"version {newest.version} was {newest.tags.get('gate', 'never judged')}"
-            if newest
-            else ("run `hymirec pipeline` first")
-        )
-        raise UsageError(f"{nothing}: {why}") from error
+
+    def __init__(self, home: Home, *, host: str = LOOPBACK, port: int = 0) -> None:
+        """Start it, listening at an address but serving nothing yet. Port 0 takes a free one.
+
+        Raises:
+            UsageError: the port is in use.
+        """
+        try:
+            listening = socket.create_server((host, port), backlog=1024)
+        except OSError as error:
+            raise UsageError(f"port {port} of {host} cannot be used: {error.strerror}") from error
+        with listening:
+            self.host, self.port = host, int(listening.getsockname()[1])
+            self.log_path = home.root / "logs" / f"server-{self.port}.log"
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            environment = os.environ | {
+                ENV_HOME: str(home.root),
+                "MLFLOW_TRACKING_URI": home.mlflow_uri,
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                # One request is too small to share among threads; they would only spin.
+                "OMP_NUM_THREADS": "1",
+            }
+            with self.log_path.open("wb") as output:
+                self._process = subprocess.Popen(
+                    # Without -P this folder's files would be found in place of like-named modules.
+                    [sys.executable, "-P", STANDBY, str(listening.fileno())],
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[listening.fileno()],
+                    start_new_session=True,
+                )
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def serve(self, model: Path) -> None:
+        """Tell it which model to load, by its directory; it answers when it has."""
+        assert self._process.stdin
+        with suppress(BrokenPipeError):  # it has ended, as whoever waits for its answer will see
+            self._process.stdin.write(json.dumps({"model": str(model)}).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def wait(self) -> int:
+        """Wait for it to end by itself; its exit status."""
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+        self._tidy_up()
+
+    def stop(self) -> None:
+        """End it when it has answered what it was asked, and remove its log."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._tidy_up()
+        self.log_path.unlink(missing_ok=True)
+
+    def explanation(self) -> str:
+        """Why it ended: our own last error in its log where there is one, else the last line."""
+        return f"{last_line(self.log_path)} (log: {self.log_path})"
+
+    def _tidy_up(self) -> None:
+        if self._process.stdin:
+            with suppress(OSError):
+                self._process.stdin.close()
 
 
 class ModelServer:
-    """`mlflow models serve` of one version, bound to one address; a context manager."""
+    """The model server of one version, bound to one address; a context manager."""
 
     def __init__(self, home: Home, name: str, version: int, *, host: str, port: int) -> None:
         """Name what to serve; nothing starts yet. Port 0 takes a free one."""
-        self.home = home
-        self.name = name
+        self.registry = Registry(home, name)
         self.version = version
         self.host = host
         self.port = port or free_port(host)
-        self.log_path = home.root / "logs" / f"server-{self.port}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ModelProcess | None = None
 
     @property
     def url(self) -> str:
@@ -81,59 +146,24 @@ class ModelServer:
 
         Raises:
             UsageError: the port is in use.
-            HymirecError: the server stopped or did not answer in time; the message gives the last
-                line of its log and where the log is.
+            HymirecError: the version cannot be read, or the server stopped or did not answer in
+                time; the message gives the last line of its log and where the log is.
         """
-        refuse_port_in_use(self.host, self.port)
-        command = [
-            *_mlflow_command(), "models", "serve",
-            "--model-uri", f"models:/{self.name}/{self.version}",
-            "--env-manager", "local", "--host", self.host, "--port", str(self.port),
-        ]  # fmt: skip
-        environment = os.environ | {
-            ENV_HOME: str(self.home.root),
-            "MLFLOW_TRACKING_URI": self.home.mlflow_uri,
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            # One request is too small to share among threads; they would only spin.
-            "OMP_NUM_THREADS": "1",
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        }
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        process = ModelProcess(self.registry.home, host=self.host, port=self.port)
+        self._process = process
         try:
-            self._wait_until_ready()
+            process.serve(self.registry.fetch(self.version))
+            self._wait_until_ready(process)
         except BaseException:
-            self.stop()
+            process.kill()
+            self._process = None
             raise
 
-    def wait(self) -> int:
-        """Wait for the process to end by itself; its exit status."""
-        if self._process is None:
-            raise HymirecError("the model server was not started")
-        return self._process.wait()
-
     def stop(self) -> None:
-        """Stop the process and all it started; does nothing when it is not running."""
+        """Stop the process; does nothing when it is not running."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                # The server is the leader of its own group: nobody else's process is in it.
-                os.killpg(process.pid, sign)
-                process.wait(STOP_SECONDS)
-            except ProcessLookupError:
-                process.wait()
-            except subprocess.TimeoutExpired:
-                continue
-            return
+        if process is not None:
+            process.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -147,34 +177,27 @@ class ModelServer:
     ) -> None:
         self.stop()
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, process: ModelProcess) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if self._process is None or self._process.poll() is not None:
+            if not process.running:
                 raise HymirecError(
-                    f"the model server of version {self.version} stopped: {self._last_line()} "
-                    f"(log: {self.log_path})"
+                    f"the model server of version {self.version} stopped: {process.explanation()}"
                 )
-            with suppress(requests.RequestException):  # it does not listen yet
-                if requests.get(f"{self.url}/ping", timeout=2).ok:
+            with suppress(requests.RequestException):  # it is still loading
+                if requests.get(f"{self.url}/ping", timeout=1).ok:
                     return
-            time.sleep(0.2)
         raise HymirecError(
             f"the model server of version {self.version} did not answer within "
-            f"{START_SECONDS} s (log: {self.log_path})"
+            f"{START_SECONDS} s (log: {process.log_path})"
         )
 
-    def _last_line(self) -> str:
-        """Our own last error in the log where there is one, else the last line."""
-        text = self.log_path.read_text(errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        ours = [line for line in lines if line.startswith("hymirec.errors.")]
-        return ours[-1].partition(": ")[2] if ours else (lines or ["no output"])[-1]
 
-
-def _mlflow_command() -> list[str]:
-    found = shutil.which("mlflow", path=str(Path(sys.executable).parent))
-    return [found] if found else [sys.executable, "-m", "mlflow"]
+def last_line(log: Path) -> str:
+    """Our own last error in a log where there is one, else the last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    ours = [line for line in lines if line.startswith("hymirec.errors.")]
+    return ours[-1].partition(": ")[2] if ours else (lines or ["no output"])[-1]
 
 
 def free_port(host: str) -> int:

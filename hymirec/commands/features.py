@@ -152,7 +152,7 @@ def drop(
     """Drop a codebook's features, unless a model version with an alias needs them."""
     place = configured(home)
     from features.withdrawal import withdraw
-    from flows.steps import alone_in
+    from flows.locks import alone_in
     from flows.versions import refuse_if_needed
 
     if not place.feast.exists():

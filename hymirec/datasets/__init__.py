@@ -10,7 +10,7 @@ from hymirec.datasets.base import Dataset
 from hymirec.datasets.canonical import read, write
 from hymirec.errors import DataError
 
-__all__ = ["Dataset", "load", "read", "write"]
+__all__ = ["Dataset", "load", "read", "source_files", "write"]
 
 _SHOWN_FILES = 8
 _LOOKED_FOR = (
@@ -28,6 +28,21 @@ def load(path: Path) -> Dataset:
         DataError: the folder holds no data set or more than one, or one of its files is empty,
             lacks a column, or holds an id or a time that cannot be read.
     """
+    loader, events, items = _found(path)
+    return loader(events, items, Path(path).resolve().name)
+
+
+def source_files(path: Path) -> tuple[Path, Path]:
+    """Name the files that `load` reads, of interactions and of items.
+
+    Raises:
+        DataError: the folder holds no data set or more than one.
+    """
+    _, events, items = _found(path)
+    return events, items
+
+
+def _found(path: Path) -> tuple[_Loader, Path, Path]:
     path = Path(path)
     if not path.is_dir():
         what = "a file: give the folder it lies in" if path.exists() else "no such folder"
@@ -44,8 +59,7 @@ def load(path: Path) -> Dataset:
     if len(found) > 1:
         pairs = " and ".join(f"{one.name} with {two.name}" for _, one, two in found)
         raise DataError(f"{path}: more than one data set here: {pairs}; keep one of them")
-    loader, events, items = found[0]
-    return loader(events, items, path.resolve().name)
+    return found[0]
 
 
 def _pairs(path: Path, names: list[str]) -> list[tuple[_Loader, Path, Path]]:

@@ -5,7 +5,6 @@ U users, k length of a list, N items of the catalogue, C categories.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,13 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, vstack
 
+from hymirec.categories import categories_in, category_column
 from hymirec.inputs import IndexedHistory
 from hymirec.schema import PADDING_INDEX
-from hymirec.texts import plain_texts, text_columns
+from hymirec.texts import plain_texts
 from hymirec.words import WordVectors
 
-MAX_CATEGORIES = 200
-"""A column of text with more distinct parts than this does not hold categories."""
 SMOOTHING = 0.01
 """Of the history's mix in that of the list, so that a category left out costs much, not all."""
 
@@ -40,23 +38,16 @@ def item_words(items: pd.DataFrame) -> csr_array:
 def item_categories(items: pd.DataFrame) -> csr_array | None:
     """Items by category, an item of several counting as a share of each.
 
-    Categories are the parts, between commas or bars, of the first column of text beside the title
-    that has at most `MAX_CATEGORIES` of them, and fewer than there are items.
+    Categories are those of `hymirec.categories.category_column`.
 
     Returns:
         [N + 1, C], rows sum to one or, without a category, to zero; None where no column has any.
     """
-    for column in text_columns(items):
-        parts = [
-            [part.strip().lower() for part in re.split(r"[,|]", text) if part.strip()]
-            for text in items[column].fillna("").astype(str)
-        ]
-        names = {part for row in parts for part in row}
-        if names and len(names) <= MAX_CATEGORIES and len(names) < len(items):
-            table = _counts(parts)
-            share = 1 / np.maximum(table.sum(axis=1), 1)
-            return csr_array(table.multiply(share[:, None]))
-    return None
+    if not (column := category_column(items)):
+        return None
+    table = _counts([[part.lower() for part in row] for row in categories_in(items[column])])
+    share = 1 / np.maximum(table.sum(axis=1), 1)
+    return csr_array(table.multiply(share[:, None]))
 
 
 def list_measures(

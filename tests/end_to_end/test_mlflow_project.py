@@ -8,6 +8,8 @@ from pathlib import Path
 import mlflow
 import yaml
 
+from flows.names import FLOWS
+
 REPOSITORY = Path(__file__).parents[2]
 MLFLOW = Path(sys.executable).parent / "mlflow"
 
@@ -15,7 +17,7 @@ MLFLOW = Path(sys.executable).parent / "mlflow"
 def test_mlproject_is_the_projects_file_under_the_name_mlflow_looks_for():
     assert (REPOSITORY / "MLproject").resolve() == REPOSITORY / "mlflow_project.yaml"
     project = yaml.safe_load((REPOSITORY / "MLproject").read_text())
-    assert {"main", "pipeline"} <= project["entry_points"].keys()
+    assert {"main", *FLOWS} == project["entry_points"].keys()
 
 
 def test_mlflow_run_drives_the_pipeline(home, world, result, tmp_path):
@@ -34,7 +36,9 @@ def test_mlflow_run_drives_the_pipeline(home, world, result, tmp_path):
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     experiment = client.get_experiment_by_name("hymirec")
     newest = client.search_runs(
-        [experiment.experiment_id], order_by=["attributes.start_time DESC"]
+        [experiment.experiment_id],
+        filter_string="tags.flow = 'pipeline'",
+        order_by=["attributes.start_time DESC"],
     )[0]
     assert newest.info.run_id != result["run_id"]
     assert newest.data.params["name"] == "tiny"

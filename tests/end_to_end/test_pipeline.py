@@ -19,6 +19,11 @@ from hymirec.home import Home
 from hymirec.inputs import index_history, number_items
 from hymirec.package import RecommenderPackage
 
+STEPS = [
+    "data", "validate", "encoder", "codebook", "publish", "recommender", "evaluation", "register",
+    "promote",
+]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def client(home):
@@ -44,7 +49,8 @@ def test_the_result_has_the_promised_keys_and_beats_popularity(result):
     assert result["model_version"] == 1
     assert result["promoted"]
     assert result["metrics"]["R@10"] > 2 * result["popularity"]["R@10"]
-    assert result["ran"] == ["encoder", "codebook", "recommender", "evaluation"]
+    assert result["ran"] == STEPS
+    assert result["skipped"] == []
 
 
 def test_stages_are_shown_with_progress(first_run):
@@ -64,7 +70,7 @@ def test_mlflow_holds_settings_curves_data_and_artifacts(run, client):
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.digest == run.data.params["data.digest"]
     artifacts = {entry.path for entry in client.list_artifacts(run.info.run_id)}
-    assert {"data_report", "evaluation"} <= artifacts
+    assert {"evaluation", "model_card.md"} <= artifacts
 
 
 def test_the_run_tells_its_code_its_machine_and_its_card(run, client, tmp_path):
@@ -87,6 +93,36 @@ def test_encoder_and_codebook_are_logged_models_of_the_run(run, client):
     assert found["codebook"].params["codebook.num_layers"] == "3"
     assert found["encoder"].tags["digest"]
     assert found["encoder"].status == "READY"
+
+
+def test_every_component_has_a_run_below_the_pipelines(run, client):
+    below = client.search_runs(
+        [run.info.experiment_id],
+        filter_string=f"tags.mlflow.parentRunId = '{run.info.run_id}'",
+        order_by=["attributes.start_time"],
+    )
+    assert [one.info.run_name for one in below] == [
+        "validate", "train-encoder", "build-codebook", "publish-features", "train-recommender",
+        "evaluate", "register", "promote",
+    ]  # fmt: skip
+    assert {one.info.status for one in below} == {"FINISHED"}
+    encoder = below[1]
+    assert encoder.data.params["first_training.num_epochs"] == "6"
+    assert encoder.data.metrics["cost/seconds"] > 0
+    assert encoder.data.tags["skipped"] == "false"
+    assert below[5].data.metrics["test/R_at_10"] == run.data.metrics["test/R_at_10"]
+    assert client.list_artifacts(below[0].info.run_id, "data_report")
+    assert below[7].data.tags["standing"] == "champion"
+
+
+def test_the_flow_run_links_to_its_mlflow_run(home, run):
+    with contextlib.closing(sqlite3.connect(home.prefect / "prefect.db")) as database:
+        rows = database.execute("select key, data, flow_run_id from artifact").fetchall()
+    flow_run = uuid.UUID(run.data.tags["prefect.flow_run_id"])
+    shown = {key: data for key, data, owner in rows if uuid.UUID(owner) == flow_run}
+    assert shown.keys() == {"mlflow-run", "data-report", "evaluation", "model-version"}
+    assert f"/runs/{run.info.run_id}" in shown["mlflow-run"]
+    assert "R@10" in shown["evaluation"]
 
 
 def test_the_version_says_what_it_belongs_to_and_why_it_was_promoted(client, package):
@@ -182,7 +218,7 @@ def test_codes_in_the_history_are_the_codes_of_the_items(home, package):
 def test_a_second_run_does_no_work_and_makes_no_new_version(hymirec, world, home, result):
     again = hymirec("pipeline", "--data", world, "--recipe", "tiny", "--home", home.root, "--json")
     assert again.code == 0, again.stderr
-    assert again.json["ran"] == []
+    assert (again.json["ran"], again.json["skipped"]) == ([], STEPS)
     assert again.json["model_version"] == result["model_version"]
     assert again.json["metrics"] == result["metrics"]
 

@@ -14,12 +14,13 @@ import requests
 
 from features.online import FeatureReader
 from serving.client import ask
-from serving.server import ModelServer, free_port, resolve_alias
+from serving.registry import Registry
+from serving.server import ModelServer, free_port
 
 
 @pytest.fixture(scope="module")
 def server(home):
-    version = resolve_alias(home, "hymirec", "champion")
+    version = Registry(home, "hymirec").resolve("champion")
     with ModelServer(home, "hymirec", version, host="127.0.0.1", port=0) as running:
         yield running
 
@@ -127,7 +128,8 @@ def gateway(home):
     port = free_port("127.0.0.1")
     program = Path(sys.executable).parent / "hymirec"
     process = subprocess.Popen(
-        [program, "serve", "--home", home.root, "--port", str(port)],
+        [program, "serve", "--home", home.root, "--port", str(port), "--replicas", "1",
+         "--no-standby"],
         stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -180,15 +182,69 @@ def test_a_newcomer_is_known_from_the_first_click(gateway, hymirec, home, tmp_pa
     assert ask(gateway, "newcomer", 3)["served_by"] == "full"
 
 
+def recommendations(gateway, **asked):
+    answer = requests.post(f"{gateway}/v1/recommendations", json=asked, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
 def test_the_gateway_answers_as_the_model_server_does(gateway):
-    asked = {"user_id": "u0004", "k": 4}
-    answer = requests.post(f"{gateway}/v1/recommendations", json=asked, timeout=30).json()
     direct = ask(gateway, "u0004", 4)
-    assert abs(answer.pop("feature_age_seconds") - direct.pop("feature_age_seconds")) < 60
-    assert answer == direct
+    answer = recommendations(gateway, user_id="u0004", k=4, explain=True)
+    assert answer["recommendations"] == direct["recommendations"]
+    assert answer["recent"] == direct["recent"]
+    marks = ("served_by", "model_version", "run_id", "codebook_id")
+    assert [answer[name] for name in marks] == [direct[name] for name in marks]
+    state = requests.get(f"{gateway}/version", timeout=30).json()
+    assert [state[name] for name in marks[1:]] == [direct[name] for name in marks[1:]]
     metrics = requests.get(f"{gateway}/metrics", timeout=30).text
-    assert 'hymirec_answers_total{degraded="",served_by="full"} 1.0' in metrics
+    assert 'hymirec_answers_total{degraded="",model_version="1",served_by="full"} 1.0' in metrics
     assert "hymirec_feature_age_seconds_count 1.0" in metrics
+
+
+def test_filters_hold_before_the_cut_and_k_items_come_back(gateway):
+    every = recommendations(gateway, user_id="u0004", k=300)["recommendations"]
+    named = {item["item_id"]: set(item["categories"]) for item in every}
+    category = sorted(every[-1]["categories"])[0]
+    wanted = [item for item, names in named.items() if category in names]
+    found = recommendations(
+        gateway, user_id="u0004", k=5,
+        filters={"categories": [category.upper()], "exclude_items": wanted[:2]},
+    )  # fmt: skip
+    assert [item["item_id"] for item in found["recommendations"]] == wanted[2:7]
+    some = [item["item_id"] for item in every[-7:]]
+    found = recommendations(gateway, user_id="u0004", filters={"available_items": [*some, "x"]})
+    assert [item["item_id"] for item in found["recommendations"]] == some
+    capped = recommendations(gateway, user_id="u0004", k=8, max_per_category=1)
+    names = [name for item in capped["recommendations"] for name in item["categories"]]
+    assert len(names) == len(set(names))
+
+
+def test_a_visitor_is_answered_from_what_the_request_brings(gateway):
+    every = recommendations(gateway, user_id="u0004", k=3)["recommendations"]
+    looked_at = [item["item_id"] for item in every]
+    found = recommendations(gateway, recent_items=looked_at, explain=True)
+    assert (found["served_by"], found["user_id"]) == ("recent_only", None)
+    assert not {item["item_id"] for item in found["recommendations"]} & set(looked_at)
+    assert {near["item_id"] for item in found["recommendations"] for near in item["because"]} <= (
+        set(looked_at)
+    )
+    assert recommendations(gateway, recent_items=[])["served_by"] == "popular"
+    assert recommendations(gateway, recent_items=["unknown"])["served_by"] == "popular"
+    both = recommendations(gateway, user_id="u0004", recent_items=looked_at[:1])
+    assert both["served_by"] == "full"
+    assert looked_at[0] not in {item["item_id"] for item in both["recommendations"]}
+
+
+def test_a_lone_answer_and_one_of_many_are_the_same(gateway):
+    users = [f"u{number:04d}" for number in range(40)]
+    asked = {"requests": [{"user_id": user, "k": 5} for user in users]}
+    answer = requests.post(f"{gateway}/v1/recommendations:batch", json=asked, timeout=60)
+    for user, together in zip(users, answer.json()["answers"], strict=True):
+        alone = recommendations(gateway, user_id=user, k=5)
+        assert [item["item_id"] for item in alone["recommendations"]] == [
+            item["item_id"] for item in together["recommendations"]
+        ]
 
 
 def test_no_answer_tells_of_code_or_paths(gateway):
@@ -197,4 +253,5 @@ def test_no_answer_tells_of_code_or_paths(gateway):
         answer = requests.post(f"{gateway}/invocations", json=body, timeout=30)
         assert answer.status_code == 400
         assert "Traceback" not in answer.text
+        assert answer.json()["error"]
         assert "/" not in answer.text.replace("and/or", "")

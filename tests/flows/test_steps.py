@@ -6,8 +6,7 @@ import time
 import pytest
 
 from flows import steps
-from flows.steps import alone_in, run_step, source_digest, step_digest
-from hymirec.errors import UsageError
+from flows.steps import find_step, forget, run_step, source_digest, step_digest
 from hymirec.home import Home
 
 
@@ -156,9 +155,36 @@ def test_a_result_found_again_clears_what_a_killed_attempt_left(home):
     assert [path.name for path in home.runs.iterdir()] == [step.directory.name]
 
 
-def test_a_home_takes_one_pipeline_at_a_time(home):
-    message = "another pipeline is running in"
-    with alone_in(home), pytest.raises(UsageError, match=message), alone_in(home):
-        pass
-    with alone_in(home):
-        assert (home.root / "pipeline.lock").exists()
+def test_a_failure_that_left_nothing_to_go_on_from_leaves_nothing(home):
+    def failing(output, checkpoints):
+        (output / "file.txt").write_text("half")
+        raise RuntimeError("refused")
+
+    with pytest.raises(RuntimeError, match="refused"):
+        run_step(home, "validate", {}, failing)
+    assert list(home.runs.iterdir()) == []
+
+
+def test_a_step_can_be_looked_up_and_forgotten(home):
+    assert find_step(home, "encoder", {"data": "abc"}) is None
+    step = run_step(home, "encoder", {"data": "abc"}, Work())
+    assert find_step(home, "encoder", {"data": "abc"}).directory == step.directory
+    assert find_step(home, "encoder", {"data": "abd"}) is None
+    forget(step)
+    assert find_step(home, "encoder", {"data": "abc"}) is None
+    assert list(home.runs.iterdir()) == []
+    assert not run_step(home, "encoder", {"data": "abc"}, Work()).skipped
+
+
+def test_commands_are_no_input_of_any_step(home, monkeypatch, tmp_path):
+    library = tmp_path / "library"
+    (library / "commands").mkdir(parents=True)
+    for path in ("model.py", "cli.py", "commands/flow.py"):
+        (library / path).write_text("x = 1")
+    monkeypatch.setattr(steps, "LIBRARY", library)
+    before = step_digest("encoder", {})
+    for path in ("cli.py", "commands/flow.py"):
+        (library / path).write_text("x = 2")
+    assert step_digest("encoder", {}) == before
+    (library / "model.py").write_text("x = 2")
+    assert step_digest("encoder", {}) != before

@@ -196,7 +196,7 @@ def test_a_model_and_a_package_of_different_codebooks_are_refused(package, codeb
     info = json.loads(path.read_text())
     assert info == {
         "codebook_id": codebook.id, "recipe": "tiny", "data_digest": "d" * 16,
-        "text_columns": ["genre"],
+        "text_columns": ["genre"], "category_column": "genre",
     }  # fmt: skip
     path.write_text(json.dumps({**info, "codebook_id": "0123456789ab"}))
     with pytest.raises(VersionError, match=f"{codebook.id}.* 0123456789ab"):

@@ -7,21 +7,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 from features.event_log import EventLog
-from hymirec.home import Home
-from serving.gateway import MAX_BODY, create_app
+from serving.gateway import MAX_BODY, create_app, without_paths
+from serving.rollout import ChampionOnly, Route
+from serving.tokens import ENV_TOKENS, Tokens
 
+LOCAL = "http://localhost"
 GOOD = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "kind": "click", "time": 1000}
 
 
 @pytest.fixture
-def home(tmp_path):
-    return Home.at(tmp_path).create()
-
-
-@pytest.fixture
-def client(home):
-    # Nothing listens at the model server's address.
-    with TestClient(create_app(home, "http://127.0.0.1:9")) as client:
+def client(home, make_fleet):
+    with TestClient(create_app(home, make_fleet()), base_url=LOCAL) as client:
         yield client
 
 
@@ -82,12 +78,6 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client, log):
     assert log.end == 0
 
 
-def test_no_model_server_is_said_so(client):
-    answer = client.post("/invocations", json={"dataframe_records": []})
-    assert answer.status_code == 503
-    assert "the model server does not answer" in answer.json()["error"]
-
-
 def test_a_log_that_cannot_be_written_is_no_acknowledgement(home, client, log):
     with log._engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE events RENAME TO hidden")
@@ -112,13 +102,19 @@ def test_metrics_tell_what_was_taken_in(client):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "user_id: Field required"),
-        ({"user_id": None}, "user_id: "),
+        ({}, "user_id or recent_items is needed"),
+        ({"user_id": 1.5}, "user_id: "),
+        ({"user_id": ""}, "user_id: String should have at least 1"),
+        ({"user_id": "a\0b"}, "user_id: a NUL character"),
         ({"user_id": "u", "k": 0}, "k: Input should be greater"),
         ({"user_id": "u", "k": 1001}, "k: Input should be less"),
         ({"user_id": "u", "k": 2.5}, "k: "),
         ({"user_id": "u", "exclude_seen": "no"}, "exclude_seen: "),
         ({"user_id": "u", "top": 3}, "top: Extra"),
+        ({"user_id": "u", "diversity": 1.5}, "diversity: "),
+        ({"user_id": "u", "filters": {"categories": []}}, "filters.categories: "),
+        ({"user_id": "u", "filters": {"genre": ["a"]}}, "filters.genre: Extra"),
+        ({"user_id": "u", "recent_items": ["a"] * 1001}, "recent_items: List should have at most"),
     ],
 )
 def test_what_is_no_request_for_recommendations_is_refused(client, body, message):
@@ -127,6 +123,199 @@ def test_what_is_no_request_for_recommendations_is_refused(client, body, message
     assert answer.json()["error"].startswith(message)
 
 
-def test_recommendations_without_a_model_server_are_a_503(client):
-    answer = client.post("/v1/recommendations", json={"user_id": "u"})
+def recommend(client, **asked):
+    answer = client.post("/v1/recommendations", json={"user_id": "u1"} | asked)
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def test_an_answer_says_who_gave_it(client):
+    answer = client.post("/v1/recommendations", json={"user_id": "u1", "k": 3},
+                         headers={"X-Request-Id": "abc-1"})  # fmt: skip
+    found = answer.json()
+    assert len(found["recommendations"]) == 3
+    marks = ("model_version", "run_id", "codebook_id", "feature_age_seconds", "request_id")
+    assert [found[name] for name in marks] == ["1", "run1", "book", 60.0, "abc-1"]
+    assert found["degraded"] is found["variant"] is None
+    headers = answer.headers
+    assert [headers[name] for name in ("x-model-version", "x-model-run", "x-codebook")] == [
+        "1", "run1", "book",
+    ]  # fmt: skip
+    assert headers["x-request-id"] == "abc-1"
+    stages = dict(part.split(";dur=") for part in headers["server-timing"].split(", "))
+    assert set(stages) == {"total", "gateway", "mlflow", "features", "model", "search"}
+    text = client.get("/metrics").text
+    assert 'hymirec_answers_total{degraded="",model_version="1",served_by="full"} 1.0' in text
+    assert 'hymirec_latency_seconds_count{stage="mlflow"} 1.0' in text
+    assert "hymirec_feature_age_seconds_count 1.0" in text
+
+
+def test_several_are_answered_in_their_order(client):
+    asked = {"requests": [{"user_id": f"u{n}", "k": n} for n in range(1, 20)]}
+    answers = client.post("/v1/recommendations:batch", json=asked).json()["answers"]
+    assert [answer["user_id"] for answer in answers] == [f"u{n}" for n in range(1, 20)]
+    assert [len(answer["recommendations"]) for answer in answers] == list(range(1, 20))
+
+
+def test_version_tells_what_is_served(client):
+    found = client.get("/version").json()
+    assert found["model_version"] == "1"
+    assert found["feature_age_seconds"] is None
+    (only,) = found["versions"]
+    assert (only["role"], only["servers"], only["problem"]) == ("champion", 1, None)
+    recommend(client)
+    assert client.get("/version").json()["feature_age_seconds"] == 60.0
+    assert client.get("/readyz").json() == {"status": "ok", "model_version": "1", "servers": 1}
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_without_a_model_server_what_is_popular_is_answered_and_marked(client):
+    fleet = client.app.state.gateway.fleet
+    fleet.champion._dispatcher.callers.clear()
+    answer = recommend(client, k=3, filters={"exclude_items": ["i1"], "categories": ["odd"]})
+    assert (answer["served_by"], answer["degraded"]) == ("popular", "no model server")
+    assert [item["item_id"] for item in answer["recommendations"]] == ["i3", "i5", "i7"]
+    assert answer["model_version"] == "1"
+    assert client.get("/readyz").json()["status"] == "degraded"
+    assert client.get("/ping").status_code == 503
+    answer = client.post("/invocations", json={"dataframe_records": []})
     assert answer.status_code == 503
+
+
+def test_a_server_that_refuses_or_takes_too_long_is_an_answer_without_it(
+    home, registry, make_fleet
+):
+    registry.champion = registry.make(2, refuses="bad", seconds=0.05)
+    with TestClient(create_app(home, make_fleet(answer_seconds=0.5)), base_url=LOCAL) as client:
+        assert recommend(client)["degraded"] is None
+        assert recommend(client, user_id="bad")["degraded"] == "model failed"
+        body = {"dataframe_split": {"columns": ["user_id"], "data": [["bad"]]}}
+        answer = client.post("/invocations", json=body)
+        assert (answer.status_code, answer.json()) == (400, {"error": "no, at …"})
+    registry.champion = registry.make(3, seconds=0.2)
+    with TestClient(create_app(home, make_fleet(answer_seconds=0.05)), base_url=LOCAL) as client:
+        assert recommend(client)["degraded"] == "model too slow"
+
+
+class Experiment(ChampionOnly):
+    """Gives one user another version and another another setting, and notes the answers."""
+
+    def __init__(self):
+        self.noted = []
+
+    def versions(self):
+        return (2,)
+
+    def route(self, user_id, query, attributes):
+        if user_id == "treated":
+            return Route(version=2, variant="e1/treatment", context="mine")
+        if user_id == "fewer":
+            return Route(settings={"k": 2}, variant="e2/fewer")
+        if user_id == "wrong":
+            return Route(settings={"k": -2}, variant="e3/wrong")
+        if user_id == "lost":
+            return Route(version=9, variant="e4/lost")
+        return Route()
+
+    async def on_answer(self, answered):
+        self.noted.append(answered)
+        if answered.user_id == "unnoted":
+            raise RuntimeError("no room")
+
+
+def test_a_rollout_says_who_answers_and_hears_of_it(home, registry, make_fleet):
+    registry.make(2)
+    rollout = Experiment()
+    app = create_app(home, make_fleet(rollout), rollout=rollout)
+    with TestClient(app, base_url=LOCAL) as client:
+        deadline = time.monotonic() + 10
+        while (
+            len(client.get("/version").json()["versions"]) < 2
+            or recommend(client, user_id="treated")["model_version"] != "2"
+        ):
+            assert time.monotonic() < deadline
+        rollout.noted.clear()
+        treated = recommend(client, user_id="treated")
+        assert (treated["variant"], treated["model_version"]) == ("e1/treatment", "2")
+        assert len(recommend(client, user_id="fewer")["recommendations"]) == 2
+        assert recommend(client, user_id="wrong")["variant"] is None
+        lost = recommend(client, user_id="lost")
+        assert lost["degraded"] == "variant's version not ready"
+        assert lost["model_version"] == "1"
+        assert recommend(client, user_id="unnoted")["variant"] is None
+    noted = {one.user_id: one for one in rollout.noted}
+    assert noted["treated"].as_routed
+    assert noted["treated"].route.context == "mine"
+    assert noted["treated"].answer["recommendations"]
+    assert noted["fewer"].query.k == 2
+    assert not noted["lost"].as_routed
+
+
+@pytest.fixture
+def guarded(home, make_fleet, monkeypatch):
+    lines = "shop-token-0123456789 recommend,events shop; ops-token-0123456789 operate ops"
+    monkeypatch.setenv(ENV_TOKENS, lines)
+    app = create_app(
+        home, make_fleet(), tokens=Tokens.from_environment(),
+        settings=make_fleet(rate=0.001, burst=5).settings,
+    )  # fmt: skip
+    with TestClient(app, base_url="http://shop.example") as client:
+        yield client
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_a_token_opens_what_its_roles_say(guarded):
+    shop, ops = bearer("shop-token-0123456789"), bearer("ops-token-0123456789")
+    asked = {"json": {"user_id": "u1"}}
+    assert guarded.post("/v1/recommendations", **asked).status_code == 401
+    assert guarded.post("/v1/recommendations", **asked, headers=bearer("x")).status_code == 401
+    assert guarded.post("/v1/recommendations", **asked, headers=shop).status_code == 200
+    assert guarded.post("/v1/recommendations", **asked, headers=ops).status_code == 403
+    assert guarded.post("/invocations", **asked, headers=ops).status_code == 403
+    assert guarded.get("/metrics", headers=shop).status_code == 403
+    assert guarded.get("/metrics", headers=ops).status_code == 200
+    assert guarded.get("/version", headers=shop).status_code == 200
+    assert guarded.get("/version").status_code == 401
+    assert guarded.get("/healthz").status_code == guarded.get("/readyz").status_code == 200
+    assert guarded.get("/nowhere").status_code == 401
+
+
+def test_a_sender_that_sends_too_much_is_told_to_wait(guarded):
+    shop = bearer("shop-token-0123456789")
+    found = [guarded.get("/version", headers=shop) for _ in range(6)]
+    assert [answer.status_code for answer in found] == [200] * 5 + [429]
+    assert int(found[-1].headers["retry-after"]) > 0
+    assert guarded.get("/version", headers=bearer("ops-token-0123456789")).status_code == 200
+
+
+def test_without_tokens_a_page_elsewhere_cannot_ask(client):
+    answer = client.get("/version", headers={"Host": "evil.example"})
+    assert answer.status_code == 403
+    answer = client.post(
+        "/v1/events", content=json.dumps({"events": [GOOD]}), headers={"content-type": "text/plain"}
+    )
+    assert answer.status_code == 415
+
+
+def test_every_answer_is_marked_and_tells_nothing(client):
+    for answer in (client.get("/version"), client.get("/nowhere"), client.get("/v1/events")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-request-id"]
+    client.app.state.gateway.state = None  # a mistake of ours
+    answer = client.get("/version")
+    assert answer.status_code == 500
+    assert "Traceback" not in answer.text
+    assert answer.json()["error"].endswith(answer.headers["x-request-id"])
+    long = client.get("/healthz", headers={"X-Request-Id": "x" * 200, "X-Long": "y" * 40_000})
+    assert long.status_code == 431
+    assert len(long.headers["x-request-id"]) == 32
+
+
+def test_places_on_this_machine_are_left_out():
+    assert without_paths("codebook 2f not published in /home/me/x: no") == (
+        "codebook 2f not published in … no"
+    )
+    assert without_paths("and/or") == "and/or"

@@ -13,8 +13,9 @@ from mlflow.exceptions import MlflowException
 import serving.model
 from features.online import UserRow
 from hymirec.additions import Additions, publish
-from hymirec.errors import UsageError
+from hymirec.errors import DataError, HymirecError, UsageError
 from hymirec.history import History
+from hymirec.package import PackageInfo
 from serving.model import ENV_MAX_AGE, HyMiRecModel, _keep_looking, _max_age, _user_id
 
 
@@ -32,13 +33,29 @@ def test_what_names_no_user_is_refused(given):
 class Everything:
     """A package that recommends nothing and features of users by how old their rows are."""
 
-    def recommend(self, history, k, *, exclude_seen):
-        return [], "popular" if history is None else "full"
+    info = PackageInfo("0123456789ab", "tiny", "data")
+    broken: Exception | None = None
+
+    def events(self, history, recent_items):
+        if history is not None:
+            return "known", "full"
+        return ("recent", "recent_only") if recent_items else (None, "popular")
+
+    def interests(self, users):
+        return [f"interests of {user}" for user in users]
+
+    def choose(self, query, known, interests):
+        assert interests == (None if known is None else f"interests of {known}")
+        return []
 
     def titles(self, item_ids):
         return list(item_ids)
 
     def read_users(self, user_ids):
+        if self.broken:
+            raise self.broken
+        if "damaged" in user_ids:
+            raise DataError("packed history is damaged")
         history = History(["a"], np.array([1]), np.zeros((1, 3), np.uint8), "0123456789ab")
         return {
             user_id: UserRow(history, datetime.now(UTC) - timedelta(hours=float(user_id)))
@@ -47,16 +64,62 @@ class Everything:
         }
 
 
-def test_rows_past_the_limit_are_answered_from_and_marked():
+@pytest.fixture
+def everything():
     model = HyMiRecModel()
     model.package = model.features = Everything()
-    model.version, model.max_age = "1", 3600.0
-    fresh, stale, nobody = model.predict(None, pd.DataFrame({"user_id": ["0.5", "2", "nobody"]}))
+    model.version, model.run_id, model.max_age = "1", "run", 3600.0
+    model._no_features_until = 0.0
+    return model
+
+
+def ask(model, *user_ids, queries=None):
+    columns = {"user_id": list(user_ids)} | ({"query": queries} if queries else {})
+    return model.predict(None, pd.DataFrame(columns))
+
+
+def test_rows_past_the_limit_are_answered_from_and_marked(everything):
+    fresh, stale, nobody = ask(everything, "0.5", "2", "nobody")
     assert (fresh["served_by"], fresh["degraded"]) == ("full", None)
     assert 1800 <= fresh["feature_age_seconds"] < 1860
     assert (stale["served_by"], stale["degraded"]) == ("full", "stale features")
     assert 7200 <= stale["feature_age_seconds"] < 7260
     assert (nobody["feature_age_seconds"], nobody["degraded"]) == (None, None)
+    assert (fresh["model_version"], fresh["run_id"], fresh["codebook_id"]) == (
+        "1", "run", "0123456789ab",
+    )  # fmt: skip
+
+
+def test_a_damaged_row_is_one_users_trouble(everything):
+    good, damaged = ask(everything, "0.5", "damaged")
+    assert (good["served_by"], good["degraded"]) == ("full", None)
+    assert (damaged["served_by"], damaged["degraded"]) == ("popular", "damaged features")
+
+
+def test_without_features_answers_go_on_and_come_back_by_themselves(everything, monkeypatch):
+    everything.features.broken = HymirecError("online store is missing")
+    query = '{"recent_items": ["a"]}'
+    for _ in range(2):  # the second does not wait for another failure
+        known, visitor, recent = ask(everything, "0.5", "", "0.5", queries=["{}", "{}", query])
+        assert (known["served_by"], known["degraded"]) == ("popular", "features unavailable")
+        assert (visitor["served_by"], visitor["degraded"]) == ("popular", None)
+        assert (recent["served_by"], recent["degraded"]) == ("recent_only", "features unavailable")
+        everything.features.broken = None
+    monkeypatch.setattr(serving.model, "SECONDS_BETWEEN_TRIES", 0.0)
+    everything._no_features_until = 0.0
+    assert ask(everything, "0.5")[0]["degraded"] is None
+
+
+def test_a_query_says_what_is_asked_and_is_checked(everything):
+    plain, explained = ask(everything, "0.5", "0.5", queries=['{"k": 3}', '{"explain": true}'])
+    assert "recent" not in plain
+    assert explained["recent"] == ["a"]
+    for query, message in {'{"k": 0}': "query.k: ", "x": "query: Invalid JSON"}.items():
+        with pytest.raises(MlflowException, match=message):
+            ask(everything, "0.5", queries=[query])
+    for k in (None, 0, 1001):
+        with pytest.raises(MlflowException, match=f"k is {k}: 1 to 1000"):
+            everything.predict(None, pd.DataFrame({"user_id": ["0.5"]}), {"k": k})
 
 
 def test_the_limit_is_set_by_the_environment(monkeypatch):

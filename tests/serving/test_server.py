@@ -4,25 +4,25 @@ import pytest
 
 from hymirec.errors import UsageError
 from hymirec.home import Home
-from serving.server import ModelServer, resolve_alias
+from serving.registry import Registry
+from serving.server import last_line
 
 
 def test_asking_for_a_champion_does_not_make_a_home(tmp_path):
     home = Home.at(tmp_path / "typo")
     with pytest.raises(UsageError, match="run `hymirec pipeline` first"):
-        resolve_alias(home, "hymirec", "champion")
+        Registry(home, "hymirec").resolve("champion")
     assert not home.root.exists()
 
 
 def test_a_stopped_server_is_explained_by_our_own_error(tmp_path):
-    server = ModelServer(Home.at(tmp_path), "hymirec", 1, host="127.0.0.1", port=0)
-    server.log_path.parent.mkdir()
-    server.log_path.write_text(
+    log = tmp_path / "server.log"
+    log.write_text(
         "Traceback (most recent call last):\n"
         "hymirec.errors.VersionError: codebook 2f01 is not published in /home: nothing is\n"
         "Exception: Command '['bash', '-c', 'exec uvicorn']' returned non zero return code\n"
     )
-    assert server._last_line() == "codebook 2f01 is not published in /home: nothing is"
+    assert last_line(log) == "codebook 2f01 is not published in /home: nothing is"
 
 
 def test_a_home_with_a_question_mark_is_refused(tmp_path):

@@ -1,0 +1,95 @@
+"""One process at a time where two would spoil each other's work.
+
+A lock is a POSIX record lock on a file of the home. The kernel takes it from a process that dies,
+whatever children it leaves behind, so that no lock is ever stale. Who holds it stands in the file,
+for messages only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from hymirec.errors import UsageError
+from hymirec.home import Home
+
+log = logging.getLogger(__name__)
+
+TRAINING, VALIDATION, PUBLICATION = "pipeline", "validate", "publish-features"
+"""Locks of whole flows: of those that train or register, of `validate`, of `publish-features`."""
+DATA, STORES = "data", "stores"
+"""Locks of what flows of any kind write to, held for the time of writing."""
+
+_SECONDS_BETWEEN_TRIES = 0.2
+
+# Closing any file descriptor of a file ends this process's record lock on it, and its threads share
+# the lock. So what the process holds itself is known here, and that file is not opened again.
+_held: dict[Path, str] = {}
+_holding = threading.Lock()
+
+
+@contextmanager
+def alone_in(home: Home, what: str = TRAINING, *, wait: bool = False) -> Iterator[None]:
+    """Keep a second run of a kind out of a home while one runs.
+
+    Args:
+        home: which.
+        what: the kind; names the lock.
+        wait: wait for the other to end, rather than refuse.
+
+    Raises:
+        UsageError: another run is at it; the message says which process, on which host, since when.
+    """
+    path = home.root / f"{what}.lock"
+    told = False
+    while (file := _take(path)) is None:
+        message = f"another {what} is running in {home.root}: {_owner(path)}"
+        if not wait:
+            raise UsageError(f"{message}; wait for it to end, or stop it")
+        if not told:
+            log.info("%s; waiting for it", message)
+            told = True
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+    try:
+        yield
+    finally:
+        with _holding:
+            file.truncate(0)
+            del _held[path]
+            file.close()  # which gives the lock up
+
+
+def _take(path: Path) -> IO[str] | None:
+    """Lock a file and sign it; None if somebody else has."""
+    with _holding:
+        if path in _held:
+            return None
+        file = path.open("a+")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # as systems differ
+            file.close()
+            return None
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        owner = f"process {os.getpid()} on {socket.gethostname()} since {since}"
+        file.truncate(0)
+        file.write(owner)
+        file.flush()
+        _held[path] = owner
+        return file
+
+
+def _owner(path: Path) -> str:
+    if path in _held:
+        return _held[path]
+    # Between locking and signing, and between unsigning and unlocking, the file is empty.
+    return path.read_text() or "a process that is just beginning or ending"

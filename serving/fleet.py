@@ -1,0 +1,172 @@
+"""All versions that are served, and which of them is the champion.
+
+The registry is asked once a second, or as soon as somebody says that it has changed. A new champion
+is started aside and takes over when it is ready, between two requests; the one before stays ready
+for going back. As long as there is no new one that is ready, the old one answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+
+import aiohttp
+
+from hymirec.errors import HymirecError
+from serving.dispatch import CALL_SECONDS
+from serving.registry import Registry
+from serving.rollout import Rollout
+from serving.settings import GatewaySettings
+from serving.versions import Processes, ServedVersion
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+
+
+class Fleet:
+    """Follows an alias; an asynchronous context manager, to be used on one event loop.
+
+    Attributes:
+        champion: who answers; set as long as the fleet is open.
+        previous: who did before, ready for going back; None before the first change.
+        versions: all that are served or being started.
+        switches: changes of champion since the start.
+    """
+
+    champion: ServedVersion
+
+    def __init__(
+        self, registry: Registry, alias: str, rollout: Rollout, settings: GatewaySettings
+    ) -> None:
+        """Say what to follow; nothing starts yet."""
+        self.registry = registry
+        self.alias = alias
+        self.rollout = rollout
+        self.settings = settings
+        self.previous: ServedVersion | None = None
+        self.versions: dict[int, ServedVersion] = {}
+        self.switches = 0
+        self._switched_at = 0.0
+        self._said = ""
+        self._changed = asyncio.Event()
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Fleet:
+        """Start the champion and return when it answers.
+
+        Raises:
+            HymirecError: there is none, or its model server does not come up.
+        """
+        timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+        self._session = aiohttp.ClientSession(
+            timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
+        )
+        self._processes = Processes(self.registry.home, standby=self.settings.standby)
+        try:
+            number = await asyncio.to_thread(self.registry.resolve, self.alias)
+            champion = await self._served(number)
+            champion.scale(self.settings.replicas)
+            while not champion.ready:
+                if champion.problem:
+                    raise HymirecError(f"version {number} cannot be served: {champion.problem}")
+                await asyncio.sleep(0.02)
+        except BaseException:
+            await self._close()
+            raise
+        self.champion = champion
+        self._follower = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._follower.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._follower
+        await self._close()
+
+    @property
+    def following(self) -> bool:
+        """Whether changes of the registry are still noticed."""
+        return not self._follower.done()
+
+    def look_now(self) -> None:
+        """Say that the registry may have changed."""
+        self._changed.set()
+
+    def served(self, version: int | None) -> ServedVersion | None:
+        """The version that answers when this one is asked for; None when it is not ready.
+
+        None asks for the champion, which is always there, ready or not.
+        """
+        if version is None:
+            return self.champion
+        found = self.versions.get(version)
+        return found if found is not None and found.ready else None
+
+    async def _follow(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), LOOK_SECONDS)
+            self._changed.clear()
+            try:
+                await self._look()
+                self._said = ""
+            except HymirecError as error:
+                if str(error) != self._said:
+                    log.warning("version %d goes on: %s", self.champion.info.version, error)
+                self._said = str(error)
+            except Exception:  # whatever it was, requests go on and so does looking
+                log.exception("looking for a new champion failed")
+
+    async def _look(self) -> None:
+        """Bring what is served in line with the registry and the rollout, as far as it is ready."""
+        number = await asyncio.to_thread(self.registry.resolve, self.alias)
+        coming = await self._served(number)
+        coming.scale(self.settings.replicas)
+        if coming is not self.champion and coming.ready:
+            self._switch(coming)
+        wanted = {number, self.champion.info.version}
+        wanted |= set(self.rollout.versions())
+        if self.previous is not None and self.previous.info.version not in wanted:
+            wanted.add(self.previous.info.version)
+            if time.monotonic() - self._switched_at > self.settings.full_seconds:
+                self.previous.scale(1)
+        for version in set(self.versions) - wanted:
+            self._retire(version)
+        self._processes.replenish()
+        for version in wanted - set(self.versions):  # last: one may not be there
+            (await self._served(version)).scale(self.settings.replicas)
+
+    def _switch(self, coming: ServedVersion) -> None:
+        self.previous, self.champion = self.champion, coming
+        self.switches += 1
+        self._switched_at = time.monotonic()
+        log.info(
+            "version %d answers, version %d is ready for going back",
+            coming.info.version, self.previous.info.version,
+        )  # fmt: skip
+
+    async def _served(self, version: int) -> ServedVersion:
+        if version not in self.versions:
+            info = await asyncio.to_thread(self.registry.info, version)
+            directory = await asyncio.to_thread(self.registry.fetch, version)
+            self.versions[version] = ServedVersion(info, directory, self._processes, self._session)
+        return self.versions[version]
+
+    def _retire(self, version: int) -> None:
+        async def work() -> None:
+            await retired.drain()
+            if version not in self.versions:
+                await asyncio.to_thread(self.registry.forget, version)
+
+        retired = self.versions.pop(version)
+        task = asyncio.create_task(work())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _close(self) -> None:
+        self._processes.close()
+        await asyncio.gather(*(one.drain() for one in self.versions.values()), *self._retiring)
+        await self._session.close()

@@ -1,0 +1,221 @@
+"""Which version answers: real processes, that are told what to answer."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hymirec.errors import HymirecError
+from serving.dispatch import UnavailableError
+
+
+async def until(condition, seconds=10.0):
+    """Wait for something that takes a moment."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.01)
+
+
+async def answered_by(fleet, user="u1"):
+    return (await fleet.champion.ask({"user_id": user}))["model_version"]
+
+
+def test_a_moved_alias_moves_what_answers_and_the_way_back_is_there(registry, make_fleet):
+    async def scenario():
+        async with make_fleet() as fleet:
+            assert await answered_by(fleet) == "1"
+            registry.champion = registry.make(2)
+            await until(lambda: fleet.champion.info.version == 2)
+            assert await answered_by(fleet) == "2"
+            assert fleet.previous.info.version == 1
+            before = fleet.previous.pids
+            assert len(before) == 1
+            registry.champion = 1
+            await until(lambda: fleet.champion.info.version == 1)
+            assert fleet.champion.pids == before
+            assert await answered_by(fleet) == "1"
+            assert fleet.switches == 2
+
+    asyncio.run(scenario())
+
+
+def test_ten_switches_under_load_fail_nobody(registry, make_fleet):
+    async def scenario():
+        registry.make(2, seconds=0.005)
+        answers, done = [], False
+
+        async def ask(fleet):
+            while not done:
+                champion = fleet.champion
+                got = await champion.ask({"user_id": "u1"})
+                answers.append((str(champion.info.version), got["model_version"]))
+
+        async with make_fleet(replicas=2) as fleet:
+            clients = [asyncio.create_task(ask(fleet)) for _ in range(8)]
+            for target in [2, 1] * 5:
+                registry.champion = target
+                await until(lambda target=target: fleet.champion.info.version == target)
+                await asyncio.sleep(0.02)
+            done = True
+            await asyncio.gather(*clients)
+            assert fleet.switches == 10
+        assert {asked for asked, _ in answers} == {"1", "2"}
+        assert all(asked == got for asked, got in answers)
+
+    asyncio.run(scenario())
+
+
+def test_the_version_before_the_previous_is_stopped(registry, make_fleet):
+    async def scenario():
+        async with make_fleet() as fleet:
+            (first,) = fleet.champion.pids
+            for version in (2, 3):
+                registry.champion = registry.make(version)
+                await until(lambda version=version: fleet.champion.info.version == version)
+            await until(lambda: registry.forgotten == [1])
+            assert set(fleet.versions) == {2, 3}
+            assert not Path(f"/proc/{first}").exists() or gone(first)
+
+    asyncio.run(scenario())
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_killed_server_is_started_again_and_its_twin_answers_meanwhile(registry, make_fleet):
+    async def scenario():
+        async with make_fleet(replicas=2) as fleet:
+            await until(lambda: fleet.champion.num_ready == 2)
+            killed, twin = fleet.champion.pids
+            os.kill(killed, signal.SIGKILL)
+            # Whoever was to be answered by it is answered by the other.
+            answers = await asyncio.gather(*(answered_by(fleet) for _ in range(20)))
+            assert answers == ["1"] * 20
+            await until(lambda: fleet.champion.num_ready == 2 and killed not in fleet.champion.pids)
+            assert twin in fleet.champion.pids
+            assert fleet.champion.restarts == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_a_lost_server_was_asked_is_asked_of_its_twin(registry, make_fleet):
+    async def scenario():
+        registry.champion = registry.make(2, seconds=0.3)
+        async with make_fleet(replicas=2) as fleet:
+            await until(lambda: fleet.champion.num_ready == 2)
+            asked = [asyncio.create_task(answered_by(fleet)) for _ in range(2)]
+            await asyncio.sleep(0.1)  # one is with each
+            os.kill(fleet.champion.pids[0], signal.SIGKILL)
+            assert await asyncio.gather(*asked) == ["2", "2"]
+
+    asyncio.run(scenario())
+
+
+def test_without_any_server_nobody_waits(registry, make_fleet):
+    async def scenario():
+        registry.champion = registry.make(2, seconds=0.3)
+        async with make_fleet() as fleet:
+            asked = asyncio.create_task(answered_by(fleet))
+            await asyncio.sleep(0.1)
+            os.kill(fleet.champion.pids[0], signal.SIGKILL)
+            with pytest.raises(UnavailableError):
+                await asked
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        ({"stops": "hymirec.errors.VersionError: codebook 1 is not published"}, "not published"),
+        ({"version": "7"}, "answers with model_version '7'"),
+        ({"codebook": "other"}, "answers with codebook_id 'other'"),
+        ({"refuses": "u1"}, "answers 400 to the version's own example"),
+    ],
+)
+def test_a_version_that_is_not_fit_never_answers(registry, make_fleet, told, problem):
+    async def scenario():
+        async with make_fleet() as fleet:
+            registry.make(2, **told)
+            registry.champion = 2
+            await until(lambda: 2 in fleet.versions and problem in fleet.versions[2].problem)
+            assert await answered_by(fleet) == "1"
+            assert fleet.switches == 0
+            registry.champion = 1
+            await until(lambda: set(fleet.versions) == {1})
+
+    asyncio.run(scenario())
+
+
+def test_a_registry_that_is_away_changes_nothing(registry, make_fleet, caplog):
+    async def scenario():
+        async with make_fleet() as fleet:
+            registry.champion = 0
+            await until(lambda: "version 1 goes on" in caplog.text)
+            assert await answered_by(fleet) == "1"
+            registry.champion = registry.make(2)
+            await until(lambda: fleet.champion.info.version == 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_first_version_that_does_not_come_up_is_said_in_one_line(registry, make_fleet):
+    async def scenario():
+        registry.champion = registry.make(2, stops="hymirec.errors.VersionError: no codebook")
+        async with make_fleet():
+            pass
+
+    with pytest.raises(HymirecError, match=r"version 2 cannot be served: .*: no codebook \(log: "):
+        asyncio.run(scenario())
+
+
+def test_versions_of_a_rollout_are_ready_beside_the_champion(registry, make_fleet):
+    class Two:
+        wanted = (2,)
+
+        def versions(self):
+            return self.wanted
+
+    async def scenario():
+        registry.make(2)
+        rollout = Two()
+        async with make_fleet(rollout) as fleet:
+            assert fleet.served(2) is None
+            await until(lambda: fleet.served(2) is not None)
+            assert (await fleet.served(2).ask({"user_id": "u1"}))["model_version"] == "2"
+            assert fleet.served(None) is fleet.champion
+            rollout.wanted = (9,)  # there is none
+            await until(lambda: fleet.served(2) is None)
+            assert await answered_by(fleet) == "1"
+
+    asyncio.run(scenario())
+
+
+def test_servers_end_with_a_gateway_that_is_killed(home, registry):
+    code = (
+        "import sys, time; from pathlib import Path; import serving.server as s\n"
+        "from hymirec.home import Home\n"
+        f"s.STANDBY = Path({str(Path(__file__).with_name('fake_model_server.py'))!r})\n"
+        f"process = s.ModelProcess(Home.at({str(home.root)!r}))\n"
+        f"process.serve(Path({str(registry.fetch(1))!r}))\n"
+        "print(process.pid, flush=True); time.sleep(60)\n"
+    )
+    gateway = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    server = int(gateway.stdout.readline())
+    gateway.kill()
+    gateway.wait()
+    deadline = time.monotonic() + 10
+    while not gone(server) and Path(f"/proc/{server}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
