@@ -73,8 +73,8 @@ def differences(
     ]
     unlike = [name for name in tags[0] | tags[1] if name not in (GATE_TAG, REPORT_TAG)]
     return {
-        "belongs": _differing(*tags, unlike),
-        "settings": _differing(*parameters, sorted(parameters[0] | parameters[1])),
+        "belongs": _differing(tags[0], tags[1], unlike),
+        "settings": _differing(parameters[0], parameters[1], sorted(parameters[0] | parameters[1])),
         "metrics": rows,
     }
 
