@@ -114,7 +114,7 @@ class Aliases:
             reason: as of the entry.
             evidence: as of the entry.
             expected: the version that it must name until then; by default any.
-            actor: as of the entry.
+            actor: who does it, by default who runs this.
 
         Raises:
             UsageError: the alias names another version than expected by now.
@@ -182,7 +182,7 @@ class Aliases:
         """The entry by which a version was champion at a time with its zone; None before all."""
         return self.log.as_of(subject_of(CHAMPION), moment)
 
-    def rollback(self, reason: str) -> Entry:
+    def rollback(self, reason: str, *, actor: str = "") -> Entry:
         """Let `champion` name the version that passed and answered last before this one.
 
         Raises:
@@ -198,7 +198,7 @@ class Aliases:
             )
         self.refuse_without_features(version)
         return self.move(
-            CHAMPION, version, ROLLBACK, reason=reason, expected=here,
+            CHAMPION, version, ROLLBACK, reason=reason, expected=here, actor=actor,
             evidence={"codebook_id": self._codebook(version)},
         )  # fmt: skip
 

@@ -88,7 +88,7 @@ def create(
         )  # fmt: skip
     place = configured(home).create()
     from features.experiments import ExperimentStore
-    from flows.experiments import resolve_versions
+    from flows.lifecycle import resolve_versions
 
     versions = resolve_versions(place, experiment)
     stored = ExperimentStore(place).create(experiment)
@@ -122,7 +122,7 @@ def start(
     if store.get(name).state == "paused":
         stored = store.resume(name, reason=reason)
     else:
-        from flows.experiments import start as begin
+        from flows.lifecycle import start as begin
 
         stored = begin(place, name, reason=reason)
     _say(stored, as_json)
@@ -196,7 +196,7 @@ def conclude(
 ) -> None:
     """End an experiment with a winner, whose version becomes champion."""
     place, _ = _store(home)
-    from flows.experiments import conclude as end
+    from flows.lifecycle import conclude as end
 
     _say(end(place, name, winner, reason=reason, promote=not keep_champion), as_json)
 

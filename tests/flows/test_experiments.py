@@ -16,7 +16,8 @@ from features.readings import ReadingLog
 from flows import aliases as aliases_module
 from flows import experiments as module
 from flows.aliases import Aliases
-from flows.experiments import conclude, read_out_experiment, resolve_versions, start
+from flows.experiments import read_out_experiment
+from flows.lifecycle import conclude, resolve_versions, start
 from hymirec.abtest.definition import Experiment
 from hymirec.errors import UsageError
 from hymirec.home import Home
