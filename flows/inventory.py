@@ -10,7 +10,6 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from features.online import list_codebooks
-from flows import compare
 from flows.aliases import GATE_TAG, REPORT_TAG, Aliases
 from flows.settings import CODEBOOK_TAG
 from hymirec.errors import UsageError
@@ -83,6 +82,9 @@ def _intervals(
     aliases: Aliases, first: ModelVersion, second: ModelVersion
 ) -> dict[str, dict[str, float]]:
     """By metric; nothing where a run has no answers user by user, or of other users."""
+    # Imported here since drawing takes its time to import, which who only lists need not wait for.
+    from flows import compare
+
     try:
         runs = compare.read_runs(aliases.home, [str(first.run_id), str(second.run_id)])
     except UsageError:
