@@ -22,12 +22,15 @@ from hymirec.home import ENV_HOME, Home
 
 log = logging.getLogger(__name__)
 
-FILE = REPOSITORY / "prefect.yaml"
+FILE = Path(__file__).with_name("prefect.yaml")
+"""Travels with the package; the repository has a link to it, where Prefect itself would look."""
 POOL = "hymirec"
 RUNS_AT_ONCE = 3
 """Of the pool: a training, and beside it what takes moments."""
-ENV_DATA, ENV_RECIPE = "HYMIREC_DATA", "HYMIREC_RECIPE"
-"""What `prefect.yaml` puts into the flows' parameters, beside the home."""
+ENV_DATA = "HYMIREC_DATA"
+"""The data folder that `prefect.yaml` puts into the flows' parameters; `hymirec up` sets it."""
+ENV_RECIPE = "HYMIREC_RECIPE"
+"""The recipe, likewise."""
 
 
 def deploy(
@@ -51,7 +54,7 @@ def deploy(
     """
     file = (file or FILE).resolve()
     if not file.exists():
-        raise UsageError(f"{file} does not exist: deployments are entered from a checkout")
+        raise UsageError(f"{file} does not exist")
     with get_client(sync_client=True) as client:
         template = ProcessWorker.get_default_base_job_template()
         try:
