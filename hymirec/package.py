@@ -201,7 +201,7 @@ class RecommenderPackage:
             self,
             model=self.model.with_catalogue(items, self.model.codebook),
             items=table,
-            index=ItemIndex.build(items.numpy()),
+            index=self.index.updated(items.numpy(), old_places),
         )
 
     def recoded(self, codebook: Codebook) -> RecommenderPackage:

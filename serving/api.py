@@ -139,7 +139,9 @@ class ServedVersionState(BaseModel):
     model_version: str
     run_id: str
     codebook_id: str
-    role: Literal["champion", "previous", "coming", "experiment"]
+    role: Literal["champion", "previous", "experiment", "ready"] = Field(
+        description="ready: it may be the next champion, by its alias or already on its way."
+    )
     servers: int = Field(description="Model servers that answer.")
     wanted: int = Field(description="Model servers there should be.")
     restarts: int

@@ -132,7 +132,7 @@ class Gateway:
                 "champion" if one is champion
                 else "previous" if one is fleet.previous
                 else "experiment" if number in fleet.rollout.versions()
-                else "coming"
+                else "ready"
             )  # fmt: skip
             versions.append(
                 ServedVersionState(

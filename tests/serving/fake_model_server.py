@@ -43,7 +43,7 @@ def predict(columns, row):
         "user_id": values["user_id"], "served_by": "full", "feature_age_seconds": 60.0,
         "degraded": None, "model_version": told["version"], "run_id": told["run"],
         "codebook_id": told["codebook"], "recommendations": items[: query.get("k", 10)],
-        "stage_seconds": {"features": 0.0, "model": 0.0, "search": 0.0},
+        "stage_seconds": {"features": 0.0, "model": 0.0, "search": 0.0, "serialisation": 0.0},
     }  # fmt: skip
 
 
