@@ -92,8 +92,9 @@ def make_home(home: Home) -> None:
     torch.manual_seed(0)
     model = HyMiRec(vectors, codebook, recipe.recommender)
     ids = [f"i{number:05d}" for number in range(1, NUM_ITEMS + 1)]
-    items = pd.DataFrame({"item_id": ids, "title": [f"Title of {item}" for item in ids],
-                          "genre": [f"Genre {number % 20}" for number in range(NUM_ITEMS)]})  # fmt: skip
+    titles = [f"Title of {item}" for item in ids]
+    genres = [f"Genre {number % 20}" for number in range(NUM_ITEMS)]
+    items = pd.DataFrame({"item_id": ids, "title": titles, "genre": genres})
     package = RecommenderPackage.assemble(
         model, items, torch.ones(NUM_ITEMS + 1, dtype=torch.int64), recipe="small",
         data_digest="0" * 16,

@@ -275,7 +275,7 @@ class RecommenderPackage:
         )
         return joined, "full"
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def interests(self, users: Sequence[IndexedHistory]) -> NDArray[np.float32]:
         """What users with events are interested in, float32 [U, S, D] at unit length."""
         return self.model.encode_user(self.model.assemble(users)).numpy()

@@ -31,7 +31,10 @@ class Ask(Query):
     """A request for recommendations to one user or visitor."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"user_id": "42", "k": 10, "explain": True}]}
+        json_schema_extra={
+            "examples": [{"user_id": "42", "k": 10, "explain": True}],
+            "anyOf": [{"required": ["user_id"]}, {"required": ["recent_items"]}],
+        }
     )
 
     user_id: UserId | None = Field(

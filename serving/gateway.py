@@ -325,6 +325,8 @@ def without_paths(text: str) -> str:
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problem = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        return _refusal(request, f"the body is no JSON: {problem['ctx']['error']}", 400)
     place = ".".join(str(part) for part in problem["loc"] if part != "body")
     message = f"{place}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
     return _refusal(request, message, 422)

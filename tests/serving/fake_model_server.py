@@ -55,7 +55,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        split = body["dataframe_split"]
+        split = body.get("dataframe_split")
+        if not isinstance(split, dict) or "user_id" not in split.get("columns", ()):
+            self.answer(400, b'{"message": "no rows"}')
+            return
         place = split["columns"].index("user_id")
         if any(row[place] == told.get("refuses") for row in split["data"]):
             problem = {"message": "Failed to predict data\nError: no, at /secret/path/model.py"}

@@ -50,7 +50,7 @@ def test_events_are_in_the_log_when_they_are_acknowledged(client, log):
         ({"events": []}, "events: List should have at least 1"),
         ({}, "events: Field required"),
         ([GOOD], ""),
-        ("{", "1: JSON decode error"),
+        ("{", "the body is no JSON: "),
         (b"\xff\xfe\x00", ""),
         ({"events": [GOOD], "dry_run": True}, "dry_run: Extra inputs"),
     ],
@@ -60,7 +60,7 @@ def test_a_wrong_request_is_refused_whole_with_the_fields_name(client, log, body
     answer = client.post(
         "/v1/events", content=content, headers={"content-type": "application/json"}
     )
-    assert answer.status_code == (400 if body == b"\xff\xfe\x00" else 422)
+    assert answer.status_code == (400 if body in ("{", b"\xff\xfe\x00") else 422)
     (error,) = answer.json().values()
     assert error.startswith(message)
     assert error.endswith("(nothing of this request was taken)")
