@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -198,6 +199,37 @@ def read_histories(
     path = history_path(home, codebook_id)
     found = _read_rows(path, USER_ID, HISTORY, user_ids, f"histories of codebook {codebook_id}")
     return {user_id: unpack(blob, codebook_id) for user_id, blob in found}
+
+
+def group_sizes(home: Home, codebook_id: str) -> list[int]:
+    """Count the users in each group of rows of the published histories. Raises as `read_groups`."""
+    with _opened_histories(home, codebook_id) as file:
+        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+
+def read_groups(home: Home, codebook_id: str, groups: Sequence[int]) -> dict[str, History]:
+    """Read the histories of some groups of rows by user id, in the order of the file.
+
+    Raises:
+        VersionError: none were published with this codebook, or the file holds another's.
+        DataError: the file is damaged.
+    """
+    with _opened_histories(home, codebook_id) as file:
+        table = file.read_row_groups(list(groups), columns=[USER_ID, HISTORY])
+    users, blobs = table[USER_ID].to_pylist(), table[HISTORY].to_pylist()
+    return {user: unpack(blob, codebook_id) for user, blob in zip(users, blobs, strict=True)}
+
+
+@contextmanager
+def _opened_histories(home: Home, codebook_id: str) -> Iterator[pq.ParquetFile]:
+    path = history_path(home, codebook_id)
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise VersionError(f"no histories of codebook {codebook_id}: {path} is missing") from error
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{path}: not a readable parquet file: {error}") from error
 
 
 def read_user_ids(home: Home, codebook_id: str) -> list[str]:

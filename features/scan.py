@@ -6,15 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from features.event_log import EventLog
-from features.offline import HISTORY, history_path
+from features.offline import group_sizes, read_groups, read_user_ids
 from features.updates import HistoryUpdater
-from hymirec.errors import VersionError
-from hymirec.history import History, unpack
+from hymirec.history import History
 from hymirec.home import Home
-from hymirec.schema import USER_ID
 
 
 class HistoryScan:
@@ -25,54 +22,32 @@ class HistoryScan:
     """
 
     def __init__(self, home: Home, codebook_id: str) -> None:
-        """Open file, log and store.
+        """Open log and store.
 
         Raises:
             VersionError: the codebook is not published in this home.
             HymirecError: a store cannot be used.
         """
-        self.codebook_id = codebook_id
-        path = history_path(home, codebook_id)
-        if not path.exists():
-            raise VersionError(f"no histories of codebook {codebook_id}: {path} is missing")
-        self._file = pq.ParquetFile(path)
+        self.home, self.codebook_id = home, codebook_id
+        self.sizes = group_sizes(home, codebook_id)
         self._log = EventLog(home)
         self._updater = HistoryUpdater(self._log, codebook_id)
 
     @property
     def num_groups(self) -> int:
-        """Groups of rows in the published file."""
-        return self._file.num_row_groups
-
-    def num_users_in(self, groups: Sequence[int]) -> int:
-        """Users in some groups of rows."""
-        return sum(self._file.metadata.row_group(group).num_rows for group in groups)
+        """Groups of rows in the published file; `sizes` has the users in each."""
+        return len(self.sizes)
 
     def groups(self, places: Sequence[int]) -> dict[str, History]:
         """Histories by user of some groups of rows, in their order."""
-        table = self._file.read_row_groups(list(places), columns=[USER_ID, HISTORY])
-        users, blobs = table[USER_ID].to_pylist(), table[HISTORY].to_pylist()
-        found = {
-            user: unpack(blob, self.codebook_id) for user, blob in zip(users, blobs, strict=True)
-        }
-        return self._with_clicks(found)
+        return self._with_clicks(read_groups(self.home, self.codebook_id, places))
 
     def newcomers(self, users_at_once: int) -> Iterator[list[str]]:
         """Users who have clicks in the log and no published history, so many at a time.
 
-        What is held of published users is eight bytes each.
+        What is held of published users are their ids and eight bytes each.
         """
-        published = np.sort(
-            np.concatenate(
-                [
-                    _hashes(
-                        self._file.read_row_group(group, columns=[USER_ID])[USER_ID].to_pylist()
-                    )
-                    for group in range(self.num_groups)
-                ]
-                or [_hashes([])]
-            )
-        )
+        published = np.sort(_hashes(read_user_ids(self.home, self.codebook_id)))
         last = ""
         while users := self._log.users(last, users_at_once):
             hashes = _hashes(users)
@@ -87,8 +62,7 @@ class HistoryScan:
         return self._with_clicks({}, user_ids)
 
     def close(self) -> None:
-        """Close file and log."""
-        self._file.close()
+        """Close the log."""
         self._log.close()
 
     def _with_clicks(

@@ -102,7 +102,7 @@ class Aliases:
 
     def move(
         self, alias: str, version: str, kind: str, *, reason: str,
-        evidence: Mapping[str, Any] | None = None, expected: str | None = None,
+        evidence: Mapping[str, Any] | None = None, expected: str | None = None, actor: str = "",
     ) -> Entry:  # fmt: skip
         """Let an alias name a version, and record it.
 
@@ -113,6 +113,7 @@ class Aliases:
             reason: as of the entry.
             evidence: as of the entry.
             expected: the version that it must name until then; by default any.
+            actor: who does it, by default who runs this.
 
         Raises:
             UsageError: the alias names another version than expected by now.
@@ -132,7 +133,7 @@ class Aliases:
             try:
                 entry = self.log.record(
                     kind, subject_of(alias), before=here, after=version, reason=reason,
-                    evidence=evidence,
+                    evidence=evidence, actor=actor,
                 )  # fmt: skip
             except BaseException:
                 self._set(alias, here)
@@ -180,7 +181,7 @@ class Aliases:
         """The entry by which a version was champion at a time with its zone; None before all."""
         return self.log.as_of(subject_of(CHAMPION), moment)
 
-    def rollback(self, reason: str) -> Entry:
+    def rollback(self, reason: str, *, actor: str = "") -> Entry:
         """Let `champion` name the version that passed and answered last before this one.
 
         Raises:
@@ -196,7 +197,7 @@ class Aliases:
             )
         self.refuse_without_features(version)
         return self.move(
-            CHAMPION, version, ROLLBACK, reason=reason, expected=here,
+            CHAMPION, version, ROLLBACK, reason=reason, expected=here, actor=actor,
             evidence={"codebook_id": self._codebook(version)},
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from flows import encode, tasks, train
 from flows.admission import BadRows, admitted, read_verdict
 from flows.data import DataRef, read_ref
 from flows.locks import PUBLICATION, VALIDATION
+from flows.notify import HOOKS
 from flows.runs import FlowResult, FlowRun, flow_run
 from flows.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG
 from flows.steps import StepResult
@@ -26,7 +27,7 @@ from hymirec.home import Home
 from hymirec.recipes import Recipe
 
 
-@flow(name="validate")
+@flow(name="validate", **HOOKS)
 def validate(data: Path, home: Path, bad_rows: BadRows = "fail") -> FlowResult:
     """Read data and validate it; what passes is what the other flows take.
 
@@ -47,7 +48,7 @@ def validate(data: Path, home: Path, bad_rows: BadRows = "fail") -> FlowResult:
         )  # fmt: skip
 
 
-@flow(name="train-encoder")
+@flow(name="train-encoder", **HOOKS)
 def train_encoder(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
     seed: int | None = None, data: str = "",
@@ -69,7 +70,7 @@ def train_encoder(
         return run.result(data=ref.digest, encoder=done.digest)
 
 
-@flow(name="build-codebook")
+@flow(name="build-codebook", **HOOKS)
 def build_codebook(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
     seed: int | None = None, data: str = "",
@@ -83,7 +84,7 @@ def build_codebook(
         return run.result(data=ref.digest, codebook=encode.read_codebook(done).id)
 
 
-@flow(name="publish-features")
+@flow(name="publish-features", **HOOKS)
 def publish_features(
     home: Path, recipe: str = "", backbone: str = "", tuning: Tuning = "frozen",
     seed: int | None = None, data: str = "", again: bool = False,
@@ -115,7 +116,7 @@ def publish_features(
         return run.result(data=ref.digest)
 
 
-@flow(name="train-recommender")
+@flow(name="train-recommender", **HOOKS)
 def train_recommender(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
     seed: int | None = None, data: str = "",
@@ -129,7 +130,7 @@ def train_recommender(
         return run.result(data=ref.digest, recommender=done.digest)
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", **HOOKS)
 def evaluate(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
     seed: int | None = None, data: str = "",
@@ -144,7 +145,7 @@ def evaluate(
         return run.result(data=ref.digest, **train.read_metrics(done))
 
 
-@flow(name="register")
+@flow(name="register", **HOOKS)
 def register(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
     seed: int | None = None, data: str = "",
@@ -168,7 +169,7 @@ def register(
         return run.result(data=ref.digest, model_version=done.version)
 
 
-@flow(name="promote")
+@flow(name="promote", **HOOKS)
 def promote(
     home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
     seed: int | None = None, data: str = "",

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flows.data import DataRef
+from flows.shards import elsewhere
 from flows.steps import StepResult, find_step, run_step, source_digest
 from flows.tracking import log_metrics, run_training_step
 from hymirec.catalogue import available_workers, embed_catalogue
@@ -44,11 +45,13 @@ def train_encoder(
             recipe,
             directory=checkpoints,
             num_workers=available_workers(),
+            elsewhere=elsewhere("catalogue"),
             log_metrics=log_metrics,
         )
         vectors = embed_catalogue(
-            model.tower, checkpoints / "catalogue", num_workers=available_workers()
-        )
+            model.tower, checkpoints / "catalogue", num_workers=available_workers(),
+            elsewhere=elsewhere("catalogue"),
+        )  # fmt: skip
         model.save(output / "first_stage")
         tokenizer.save(str(output / "tokenizer.json"))
         save_file({"items": vectors.contiguous()}, output / "embeddings.safetensors")

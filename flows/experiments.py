@@ -1,7 +1,6 @@
 """Reading experiments out on schedule, and doing what follows.
 
-Statistics and rules are `hymirec.abtest`'s; here they meet the registry: which versions variants
-are, and who becomes champion.
+Statistics and rules are `hymirec.abtest`'s, beginning and end are `flows.lifecycle`'s.
 """
 
 from __future__ import annotations
@@ -17,14 +16,12 @@ from mlflow.entities import Metric
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from features.audit_log import PROMOTION
 from features.experiments import ExperimentStore, StoredExperiment
 from features.readings import ReadingLog
 from features.readouts import ReadoutMaker
-from flows.aliases import Aliases
-from flows.settings import CHAMPION
+from flows.lifecycle import conclude
+from flows.notify import HOOKS, notify
 from hymirec.abtest.decisions import Decision, decide
-from hymirec.abtest.definition import Experiment
 from hymirec.abtest.readout import Readout
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
@@ -32,11 +29,11 @@ from hymirec.home import Home
 log = logging.getLogger(__name__)
 
 ACTOR = "experiment-readout"
-SETTINGS = ("exclude_seen",)
-"""What variants may ask their models with."""
 TRACKED_IN = "experiments"
 """MLflow experiment that holds a run for each of ours."""
 EXPERIMENT_TAG = "experiment"
+TOLD = ("pause", "roll_back", "conclude")
+"""Decisions that people are told of."""
 
 
 @dataclass(frozen=True)
@@ -59,72 +56,15 @@ class ReadOut:
         }
 
 
-def resolve_versions(home: Home, experiment: Experiment) -> dict[str, int]:
-    """Registered version of each variant, as aliases stand now.
+@dataclass(frozen=True)
+class ReadOuts:
+    """What came of all experiments that were read out."""
 
-    Raises:
-        UsageError: one is not registered, cannot answer for its codebook is not in the feature
-            store, or does not know one of its settings.
-    """
-    aliases = Aliases(home)
-    found = {}
-    for variant in experiment.variants:
-        version = aliases.find(str(variant.model))
-        aliases.refuse_without_features(str(version.version))
-        unknown = [name for name in variant.settings if name not in SETTINGS]
-        if unknown:
-            known = ", ".join(SETTINGS)
-            raise UsageError(
-                f"variant {variant.name}: there is no setting {unknown[0]!r}; there are {known}"
-            )
-        found[variant.name] = int(version.version)
-    alike = {(found[one.name], str(sorted(one.settings.items()))) for one in experiment.variants}
-    if experiment.mode != "ab" and len(alike) < 2:
-        raise UsageError(f"{experiment.mode} of version {found[experiment.control.name]} with "
-                         "itself shows nothing")  # fmt: skip
-    return found
+    experiments: list[ReadOut]
 
-
-def start(home: Home, name: str, *, reason: str = "", actor: str = "") -> StoredExperiment:
-    """Start a draft with the versions that its variants name now.
-
-    Raises:
-        UsageError: as `resolve_versions` and `ExperimentStore.start`.
-    """
-    store = ExperimentStore(home)
-    versions = resolve_versions(home, store.get(name).experiment)
-    return store.start(name, versions, reason=reason, actor=actor)
-
-
-def conclude(
-    home: Home, name: str, winner: str, *, reason: str, actor: str = "",
-    evidence: dict[str, Any] | None = None, promote: bool = True,
-) -> StoredExperiment:  # fmt: skip
-    """End an experiment, and let `champion` name the winner's version if that is another.
-
-    Raises:
-        UsageError: it has ended, has no such variant, or the winner cannot answer; nothing is
-            changed then.
-    """
-    store = ExperimentStore(home)
-    stored = store.get(name)
-    variant = stored.experiment.variant(winner)
-    version = str(stored.versions.get(winner, ""))
-    aliases = Aliases(home) if promote and version else None
-    if aliases is not None:
-        aliases.refuse_without_features(version)
-        if variant.settings:
-            log.info("the winner's settings are not a version's: send %s with requests",
-                     variant.settings)  # fmt: skip
-    ended = store.end(
-        name, "concluded", reason=reason, winner=winner, actor=actor, evidence=evidence
-    )
-    if aliases is not None and aliases.get(CHAMPION) != version:
-        aliases.move(
-            CHAMPION, version, PROMOTION, reason=f"experiment {name}: {reason}",
-            evidence=(evidence or {}) | {"experiment": name, "variant": winner},
-        )  # fmt: skip
-    return ended
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {"experiments": [one.to_json() for one in self.experiments]}
 
 
 def read_out_experiment(home: Home, name: str, *, act: bool = True) -> ReadOut:
@@ -217,30 +157,45 @@ def _run_of(client: mlflow.MlflowClient, stored: StoredExperiment) -> str:
     return str(run.info.run_id)
 
 
-@flow(name="experiment-readout")
-def experiment_readout(home: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+def read_out_running(home: Home, names: Sequence[str] = (), *, act: bool = True) -> list[ReadOut]:
+    """Read out experiments, by default all that run; one that cannot be read stops no other.
+
+    Raises:
+        HymirecError: of the first that could not be read, when the others have been.
+    """
+    running = [one.name for one in ExperimentStore(home).active() if one.state == "running"]
+    found, failed = [], []
+    for name in names or running:
+        try:
+            found.append(read_out_experiment(home, name, act=act))
+        except HymirecError as error:
+            log.warning("experiment %s cannot be read out: %s", name, error)
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return found
+
+
+@flow(name="experiment-readout", **HOOKS)
+def experiment_readout(home: Path, names: Sequence[str] = ()) -> ReadOuts:
     """Read out running experiments and do what follows: ramp, pause, roll back, conclude or hold.
 
     Args:
         home: where all state is.
         names: which; by default all that run.
-
-    Returns:
-        One object each: name, state, share, action, reason, readout.
     """
-    place = Home.at(home)
-    store = ExperimentStore(place)
-    running = [one.name for one in store.active() if one.state == "running"]
-    found = []
-    for name in names or running:
-        try:
-            found.append(read_out_experiment(place, name).to_json())
-        except HymirecError as error:
-            log.error("experiment %s cannot be read out: %s", name, error)
-            if len(names or running) == 1:
-                raise
+    found = read_out_running(Home.at(home), names)
+    for one in found:
+        if one.decision.action in TOLD:
+            notify(
+                "experiment", f"{one.stored.name}: {one.decision.reason}",
+                action=one.decision.action, state=one.stored.state,
+            )  # fmt: skip
     if found:
         lines = ["| experiment | action | reason |", "| --- | --- | --- |"]
-        lines += [f"| {one['name']} | {one['action']} | {one['reason']} |" for one in found]
+        lines += [
+            f"| {one.stored.name} | {one.decision.action} | {one.decision.reason} |"
+            for one in found
+        ]
         create_markdown_artifact("\n".join(lines), key="experiment-readout")
-    return found
+    return ReadOuts(found)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -21,7 +21,7 @@ from flows.monitoring.report import write_report
 from flows.monitoring.series import RETRAIN_TAG, Series
 from flows.monitoring.settings import MonitorConfig, read_config
 from flows.monitoring.verdict import Crossing, crossings, trends
-from flows.notify import notify, notify_failure
+from flows.notify import HOOKS, notify
 from flows.served import served_versions
 from flows.settings import CHAMPION
 from hymirec.additions import publications, read
@@ -56,7 +56,7 @@ class Monitored:
         }
 
 
-@flow(name="monitor", on_failure=[notify_failure], on_crashed=[notify_failure])
+@flow(name="monitor", **HOOKS)
 def monitor_flow(
     home: Path, alias: str = CHAMPION, config: Path | None = None, deployment: str = RETRAIN
 ) -> Monitored:
@@ -163,12 +163,13 @@ def _retrain(
 def start_retrain(deployment: str, reason: str) -> FlowRun | None:
     """Have a worker run a deployment; None where there is no such deployment."""
     try:
-        return run_deployment(
+        run = run_deployment(
             deployment, timeout=0, as_subflow=False, tags=["drift"], parameters={"reason": reason}
         )
     except ObjectNotFound:
         log.warning("monitor: there is no deployment %s: `hymirec up` makes it", deployment)
         return None
+    return cast(FlowRun, run)  # not a coroutine, since nothing is asynchronous here
 
 
 def as_markdown(found: Monitored) -> str:

@@ -20,6 +20,7 @@ FLOWS = {
     "recommend-all": "flows.recommend_all:recommend_all_flow",
     "experiment-readout": "flows.experiments:experiment_readout",
     "monitor": "flows.monitor:monitor_flow",
+    "retrain": "flows.retrain:retrain_flow",
 }
 """Where each lies: module and object."""
 

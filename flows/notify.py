@@ -1,4 +1,4 @@
-"""Word to people: failures, refused promotions and drift, to a webhook.
+"""Word to people: failures, refused promotions, drift, ends of experiments, to a webhook.
 
 The address is a Prefect webhook block, made by `hymirec up --webhook URL` or on Prefect's page.
 Without the block nobody is told; what happened is in logs, runs and artifacts all the same.
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = "hymirec-alerts"
 ATTEMPTS = 3
-Event = Literal["failure", "promotion_refused", "drift"]
+Event = Literal["failure", "promotion_refused", "drift", "experiment"]
 
 
 def notify(event: Event, text: str, **details: Any) -> bool:
@@ -48,7 +48,9 @@ def notify(event: Event, text: str, **details: Any) -> bool:
                 return True
             problem = f"status {answer.status_code if answer is not None else '?'}"
         except Exception as error:  # of the address, the network or the one who answers
-            problem = f"{type(error).__name__}: {error}"
+            # The address is a secret, and some errors repeat it.
+            address = webhook.url.get_secret_value()
+            problem = f"{type(error).__name__}: {error}".replace(address, "the address")
         if attempt + 1 < ATTEMPTS:
             time.sleep(2**attempt)
     log.warning("notify: the webhook did not take %r: %s", event, problem)
@@ -69,3 +71,7 @@ def _webhook() -> Webhook | None:
         return cast(Webhook, Webhook.load(BLOCK))
     except ValueError:
         return None
+
+
+HOOKS: Any = {"on_failure": [notify_failure], "on_crashed": [notify_failure]}
+"""What every flow that runs unattended is made with."""

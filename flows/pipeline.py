@@ -15,6 +15,7 @@ from prefect import flow
 from flows import tasks, train
 from flows.admission import BadRows, read_verdict
 from flows.data import read_ref
+from flows.notify import HOOKS
 from flows.runs import flow_run
 from flows.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG
 from flows.tasks import Tuning, chosen_recipe
@@ -52,7 +53,7 @@ class PipelineResult:
         return asdict(self) | {"promoted": promoted, "data_report": str(self.data_report)}
 
 
-@flow(name="pipeline")
+@flow(name="pipeline", **HOOKS)
 def pipeline(
     data: Path,
     home: Path,

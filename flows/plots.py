@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pandas as pd
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
@@ -19,6 +19,8 @@ from hymirec.evaluation.report import LENGTH, RANK
 SIZE = (7, 3.2)
 SMALL_SIZE = (4.2, 2.1)
 NUM_BINS = 8
+_FIVE_MINUTES = 5 / (24 * 60)
+"""In days, which is how matplotlib counts time."""
 
 
 def recall_by_length(users: Mapping[str, pd.DataFrame]) -> str:
@@ -59,7 +61,8 @@ def time_series(name: str, points: Sequence[Point], threshold: Threshold | None)
     """One metric over time, with the side of its threshold that is too far."""
     figure = Figure(figsize=SMALL_SIZE, layout="constrained")
     axes = figure.subplots()
-    times = [datetime.fromtimestamp(point.time, UTC) for point in points]
+    times = date2num([datetime.fromtimestamp(point.time, UTC) for point in points])
+    axes.xaxis_date()
     axes.plot(times, [point.value for point in points], marker=".")
     if threshold is not None:
         axes.axhline(threshold.limit, linestyle="--", color="#a3180f", linewidth=1)
@@ -67,7 +70,7 @@ def time_series(name: str, points: Sequence[Point], threshold: Threshold | None)
         side = (threshold.limit, high) if threshold.above is not None else (low, threshold.limit)
         axes.axhspan(*side, color="#a3180f", alpha=0.08)
         axes.set_ylim(low, high)
-    room = max(timedelta(minutes=5), (times[-1] - times[0]) * 0.03)  # a single look needs some
+    room = max(_FIVE_MINUTES, 0.03 * (times[-1] - times[0]))  # a single look needs some
     axes.set_xlim(times[0] - room, times[-1] + room)
     axes.xaxis.set_major_locator(AutoDateLocator(maxticks=5))
     axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))

@@ -25,6 +25,7 @@ from prefect import flow
 
 from features.offline import history_path
 from features.scan import HistoryScan
+from flows.notify import HOOKS
 from flows.served import ServedVersion, served_versions
 from flows.settings import CHAMPION
 from flows.shards import each_shard
@@ -110,7 +111,7 @@ def recommend_all(
     )  # fmt: skip
 
 
-@flow(name="recommend-all")
+@flow(name="recommend-all", **HOOKS)
 def recommend_all_flow(
     home: Path, path: Path, k: int = 10, exclude_seen: bool = True, alias: str = CHAMPION
 ) -> AllRecommended:
@@ -194,7 +195,7 @@ def _shards(
             list(range(first, min(first + GROUPS_PER_SHARD, scan.num_groups)))
             for first in range(0, scan.num_groups, GROUPS_PER_SHARD)
         ]
-        sizes = [scan.num_users_in(some) for some in groups]
+        sizes = [sum(scan.sizes[group] for group in some) for some in groups]
         newcomers = list(scan.newcomers(NEWCOMERS_PER_SHARD))
     finally:
         scan.close()

@@ -22,16 +22,27 @@ from prefect.states import Crashed, State
 
 from flows.locks import TRAINING, alone_in
 from flows.settings import mlflow_page
+from flows.shards import may_pass
 from flows.tracking import FLOW_RUN_TAG, FLOW_TAG, LOCK_TAG, close_killed, tracked_run
 from hymirec.home import Home
+
+RETRY_SECONDS = (2, 10, 60)
+"""Pauses before a step whose reading or writing failed is tried again."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
 def step(name: str) -> Any:
-    """Make a task: no result is kept by Prefect, the steps keep their own."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)
+    """Make a task: no result is kept by Prefect, the steps keep their own.
+
+    What failed in reading or writing is tried again, each time after a longer pause; a step goes on
+    from what it had done. Anything else fails at once.
+    """
+    return task(
+        name=name, cache_policy=NO_CACHE, persist_result=False, retries=len(RETRY_SECONDS),
+        retry_delay_seconds=list(RETRY_SECONDS), retry_condition_fn=may_pass,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

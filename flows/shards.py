@@ -15,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import DataError, UsageError, VersionError
 from hymirec.long_work import lines
 
 ENV_DASK = "HYMIREC_DASK"
@@ -56,6 +56,21 @@ def each_shard(
             done += size
             tell(done, total)
             yield result
+
+
+def elsewhere(name: str) -> Callable[..., None] | None:
+    """What has a cluster do work, as libraries ask for it; None where no cluster is named.
+
+    See `hymirec.catalogue.Elsewhere`.
+    """
+    if not os.environ.get(ENV_DASK):
+        return None
+
+    def call(work: Callable[..., Any], shards: Sequence[Mapping[str, Any]]) -> None:
+        for _ in each_shard(name, work, shards):
+            pass
+
+    return call
 
 
 @contextmanager
@@ -99,21 +114,24 @@ def dask_runner() -> TaskRunner[Any]:
 
 
 def may_pass(task: Any, run: Any, state: Any) -> bool:
-    """Whether a failure may be gone the next time: files, sockets, stores, but not our refusals.
+    """Whether a failure may be gone the next time: files, sockets, stores.
 
     For Prefect's `retry_condition_fn`.
     """
     try:
         state.result()
-    except (HymirecError, KeyboardInterrupt):
-        return False
     except Exception as error:
         return is_io(error)
     return False
 
 
 def is_io(error: BaseException | None) -> bool:
-    """Whether an error is of input or output, or was raised because of one."""
+    """Whether an error is of input or output, or was raised because of one.
+
+    What was asked for or handed in wrongly is not, though a missing file may be how it was noticed.
+    """
+    if isinstance(error, UsageError | DataError | VersionError):
+        return False
     while error is not None:
         if isinstance(error, OSError | TimeoutError):
             return True

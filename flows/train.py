@@ -17,6 +17,7 @@ from flows.encode import (
 )
 from flows.plots import recall_by_length
 from flows.published import published_data
+from flows.ranking import in_shards
 from flows.steps import StepResult, find_step, run_step, source_digest
 from flows.tracking import log_metrics, run_training_step
 from hymirec.evaluation.metrics import summarise
@@ -114,7 +115,10 @@ def evaluate_recommender(
         items = read_items(data)
         occurrences = count_items(split.training, len(items))
         model = read_recommender(recommender)
-        report = evaluate(model, split.test, users, Catalogue.of(items, occurrences))
+        report = evaluate(
+            model, split.test, users, Catalogue.of(items, occurrences),
+            answer=in_shards(recommender.directory / RECOMMENDER, checkpoints / "ranks"),
+        )  # fmt: skip
         popularity = rank_cases(PopularityRecommender(occurrences), split.test)
         index = ItemIndex.build(model.item_vectors().numpy())
         some = split.test[:: max(1, len(split.test) // INDEX_CASES)]

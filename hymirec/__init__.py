@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from hymirec.package import Recommendation, RecommenderPackage
     from hymirec.recipes import Recipe, get_recipe
 
+__version__ = "0.2.0"
+"""The one place: pyproject.toml takes it from here."""
+
 __all__ = [
     "Dataset",
     "Fitted",

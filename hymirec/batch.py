@@ -110,10 +110,9 @@ def recommend_many(
     # Those of like length share a batch.
     full.sort(key=lambda place: len(known[place] or ()))
     items[full] = 0
-    for places, found in _batches(package, known, full, k, exclude_seen):
-        width = found[0].shape[1]
-        for into, values in zip((items, scores, interests), found, strict=True):
-            into[places, :width] = values
+    for places, lists in _batches(package, known, full, k, exclude_seen):
+        width = lists[0].shape[1]
+        items[places, :width], scores[places, :width], interests[places, :width] = lists
         for place in places:
             served_by[place] = "full"
     return Lists(items, scores, interests, served_by)
@@ -132,11 +131,12 @@ def _batches(
         batch = [one for place in places if (one := known[place]) is not None]
         interests = package.model.encode_user(package.model.assemble(batch))  # [B, S, D]
         cosines = interests @ vectors.T  # [B, S, N + 1]
-        best, owner = cosines.max(dim=1)  # [B, N + 1]
+        best, owner = torch.max(cosines, dim=1)  # [B, N + 1]
         best[:, PADDING_INDEX] = -torch.inf
         if exclude_seen:
             rows = np.repeat(np.arange(len(batch)), [len(one) for one in batch])
-            best[rows, np.concatenate([one.items for one in batch])] = -torch.inf
+            items = np.concatenate([one.items for one in batch])
+            best[torch.from_numpy(rows), torch.from_numpy(items)] = -torch.inf
         yield places, _top(best, owner, k)
         start += len(places)
         batch_size = max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // cosines[0].numel()))

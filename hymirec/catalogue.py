@@ -15,8 +15,11 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -49,6 +52,10 @@ SECONDS_WORTH_PROCESSES = 300.0
 MAX_WORKERS = 8
 MANIFEST = "catalogue.json"
 
+Elsewhere = Callable[[Callable[..., None], Sequence[Mapping[str, Any]]], None]
+"""Calls a function of a module with each of many sets of arguments, on machines that share the
+disk, and returns when all are done."""
+
 
 def available_workers() -> int:
     """One process for each thread that this one would use, within reason."""
@@ -62,6 +69,7 @@ def make_tower(
     directory: Path,
     *,
     num_workers: int = 1,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[ItemTower, Tokenizer]:
     """Make an untrained item tower that has read the catalogue once.
 
@@ -71,26 +79,33 @@ def make_tower(
         occurrences: int64 [N + 1], how often an item occurs in training.
         directory: for the shards.
         num_workers: as `encode_catalogue`.
+        elsewhere: as `encode_catalogue`.
     """
     texts = item_texts(items)
     tokenizer = make_tokenizer(config, texts)
     tokens = tokenise(tokenizer, texts, config.max_tokens, item_token=config.pooling == "last")
     padding = tokens.new_full((1, tokens.shape[1]), PADDING_TOKEN)
     tower = ItemTower(config, torch.cat([padding, tokens]), count_tokens(tokenizer), occurrences)
-    on_main(lambda: read_catalogue(tower, directory, num_workers=num_workers))
+    on_main(lambda: read_catalogue(tower, directory, num_workers=num_workers, elsewhere=elsewhere))
     return tower, tokenizer
 
 
-def embed_catalogue(tower: ItemTower, directory: Path, *, num_workers: int = 1) -> Tensor:
+def embed_catalogue(
+    tower: ItemTower, directory: Path, *, num_workers: int = 1, elsewhere: Elsewhere | None = None
+) -> Tensor:
     """`ItemTower.embeddings`, [N + 1, D], by way of `encode_catalogue`."""
     if not tower.is_read:
-        read_catalogue(tower, directory, num_workers=num_workers)
+        read_catalogue(tower, directory, num_workers=num_workers, elsewhere=elsewhere)
     return tower.embeddings_as_read()
 
 
-def read_catalogue(tower: ItemTower, directory: Path, *, num_workers: int = 1) -> None:
+def read_catalogue(
+    tower: ItemTower, directory: Path, *, num_workers: int = 1, elsewhere: Elsewhere | None = None
+) -> None:
     """`ItemTower.reread` by way of `encode_catalogue`."""
-    hidden = encode_catalogue(tower.encoder, tower.tokens, directory, num_workers=num_workers)
+    hidden = encode_catalogue(
+        tower.encoder, tower.tokens, directory, num_workers=num_workers, elsewhere=elsewhere
+    )
     tower.last_read.copy_(hidden)
 
 
@@ -101,6 +116,7 @@ def encode_catalogue(
     *,
     num_workers: int = 1,
     texts_per_shard: int = TEXTS_PER_SHARD,
+    elsewhere: Elsewhere | None = None,
 ) -> Tensor:
     """Read texts in evaluation mode.
 
@@ -116,6 +132,7 @@ def encode_catalogue(
             take much longer. As with any start of processes in Python, a script that asks for
             several keeps its own work under `if __name__ == "__main__":`.
         texts_per_shard: what a kill can cost.
+        elsewhere: has other machines read the shards; nothing is read here then.
 
     Returns:
         float [N, H], on the CPU.
@@ -124,13 +141,23 @@ def encode_catalogue(
         HymirecError: a worker process failed.
     """
     tokens = tokens.cpu()
-    shards = text_lengths(tokens).argsort(stable=True).split(texts_per_shard)
+    shards = _in_shards(tokens, texts_per_shard)
     directory.mkdir(parents=True, exist_ok=True)
     _claim(directory, _digest(encoder, tokens, texts_per_shard))
     todo = [place for place in range(len(shards)) if not _shard(directory, place).exists()]
     if len(todo) < len(shards):
         log.info("catalogue: %d of %d shards are there already",
                  len(shards) - len(todo), len(shards))  # fmt: skip
+    if elsewhere is not None and todo:
+        with _left_for_others(encoder, tokens, directory):
+            elsewhere(
+                read_shard,
+                [
+                    {"directory": directory, "place": place, "texts_per_shard": texts_per_shard}
+                    for place in todo
+                ],
+            )
+        todo = []
     progress = _Progress([int(text_lengths(tokens[rows]).sum()) for rows in shards], todo)
     home = next(encoder.parameters()).device
     encoder.to(_device(0))
@@ -170,27 +197,62 @@ def _encode_in_processes(
     encoder: ContentEncoder, tokens: Tensor, shards: Sequence[Tensor], todo: list[int],
     directory: Path, num_workers: int, progress: _Progress,
 ) -> None:  # fmt: skip
-    place = directory / "encoder"
-    shutil.rmtree(place, ignore_errors=True)
-    encoder.save(place)
-    save_file({"tokens": tokens}, place / "tokens.safetensors")
     work = [
         [(shard, shards[shard]) for shard in todo[worker::num_workers]]
         for worker in range(num_workers)
     ]
     threads = max(1, torch.get_num_threads() // num_workers)
-    # Started by `torch`, a worker does not outlive the process that started it.
-    context = spawn(_work, (directory, work, threads), nprocs=num_workers, join=False)
+    with _left_for_others(encoder, tokens, directory):
+        # Started by `torch`, a worker does not outlive the process that started it.
+        context = spawn(_work, (directory, work, threads), nprocs=num_workers, join=False)
+        try:
+            while not context.join(timeout=1):
+                progress.report(directory)
+        except ProcessException as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise HymirecError(f"catalogue: a worker process failed: {reason}") from error
+        finally:
+            for process in context.processes:
+                process.terminate()
+
+
+@contextmanager
+def _left_for_others(encoder: ContentEncoder, tokens: Tensor, directory: Path) -> Iterator[None]:
+    """Keep encoder and texts in the directory for the time of the work."""
+    place = directory / "encoder"
+    shutil.rmtree(place, ignore_errors=True)
+    encoder.save(place)
+    save_file({"tokens": tokens}, place / "tokens.safetensors")
     try:
-        while not context.join(timeout=1):
-            progress.report(directory)
-    except ProcessException as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise HymirecError(f"catalogue: a worker process failed: {reason}") from error
+        yield
     finally:
-        for process in context.processes:
-            process.terminate()
         shutil.rmtree(place)
+
+
+def read_shard(directory: Path, place: int, texts_per_shard: int) -> None:
+    """Read one shard of what `encode_catalogue` has left in a directory: what another machine does.
+
+    Args:
+        directory: of the shards.
+        place: which shard.
+        texts_per_shard: as there.
+    """
+    digest = json.loads((directory / MANIFEST).read_text())["digest"]
+    encoder, tokens = _read_for_others(directory, digest)
+    rows = _in_shards(tokens, texts_per_shard)[place]
+    _encode_shard(encoder, tokens, rows, _shard(directory, place))
+
+
+@lru_cache(maxsize=1)
+def _read_for_others(directory: Path, digest: str) -> tuple[ContentEncoder, Tensor]:
+    """Encoder and texts of a digest, read once by a process that reads many shards."""
+    encoder = ContentEncoder.load(directory / "encoder").to(_device(0))
+    return encoder, load_file(directory / "encoder" / "tokens.safetensors")["tokens"]
+
+
+def _in_shards(tokens: Tensor, texts_per_shard: int) -> tuple[Tensor, ...]:
+    """Rows of texts of like length."""
+    return text_lengths(tokens).argsort(stable=True).split(texts_per_shard)
 
 
 def _work(worker: int, directory: Path, work: list[list[tuple[int, Tensor]]], threads: int) -> None:

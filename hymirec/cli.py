@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from hymirec import __version__
 from hymirec.commands import (
     batch,
     codebook,
@@ -29,6 +30,7 @@ from hymirec.commands import (
     items,
     models,
     monitor,
+    services,
     serving,
 )
 from hymirec.commands import features as feature_store
@@ -68,6 +70,26 @@ app.command("recommend-all")(batch.recommend_all)
 app.command()(monitor.monitor)
 app.command()(serving.serve)
 app.command()(serving.recommend)
+for service_command in (services.up, services.down, services.status):
+    app.command()(service_command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"hymirec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True,
+                     callback=_print_version),
+    ] = False,
+) -> None:  # fmt: skip
+    """Options of the command line as a whole."""
+
 
 RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST = serving.DEFAULT_HOST

@@ -135,12 +135,14 @@ class EncoderConfig(BaseModel):
     hidden_width: PositiveInt = 64
     """Of a language model from scratch: H. A pretrained one has its own."""
     backbone: BackboneConfig = BackboneConfig(dropout=0.1)
+    """The language model."""
     pooling: Literal["last", "mean"] = "last"
     """What of the hidden states is the text's: that of the item token at its end, or the mean over
     its tokens, without an item token, which most bidirectional models were made for."""
     vocab_size: PositiveInt = 4096
     """Of a tokenizer trained on the catalogue, at most. A pretrained model has its own."""
     max_tokens: PositiveInt = 32
+    """Of one text; what is longer is cut."""
     texts_per_step: PositiveInt = 256
     """Items of a batch whose text is read anew, with gradients; the others use what was read
     last, at most some steps ago."""
@@ -152,6 +154,7 @@ class EncoderConfig(BaseModel):
     text_weight: NonNegativeFloat = 0.05
     """Of the loss that teaches text to stand alone, beside vectors of the items' own."""
     text_temperature: PositiveFloat = 0.07
+    """τ of that loss."""
 
 
 class ContentEncoder(nn.Module):

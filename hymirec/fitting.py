@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from hymirec.catalogue import make_tower
+from hymirec.catalogue import Elsewhere, make_tower
 from hymirec.checkpoints import check_settings
 from hymirec.codebook import Codebook, fit_codebook
 from hymirec.datasets import Dataset
@@ -169,6 +169,7 @@ def fit_encoder(
     *,
     directory: Path,
     num_workers: int = 1,
+    elsewhere: Elsewhere | None = None,
     log_metrics: LogMetrics = lambda metrics, step: None,
 ) -> tuple[NextItemRecommender, Tokenizer]:
     """Stage 1: train the content encoder end to end on next items.
@@ -179,6 +180,7 @@ def fit_encoder(
         recipe: settings.
         directory: for checkpoints.
         num_workers: processes that may read the catalogue, see `hymirec.catalogue`.
+        elsewhere: other machines that read it, see there.
         log_metrics: called after every epoch.
 
     Returns:
@@ -192,6 +194,7 @@ def fit_encoder(
         count_items(split.training, len(items)),
         directory / "first_read",
         num_workers=num_workers,
+        elsewhere=elsewhere,
     )
     model = NextItemRecommender(tower, recipe.first_stage)
     fit_model(

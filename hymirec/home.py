@@ -6,12 +6,18 @@ meet. Nothing here is created on import; `Home.create` makes the directories.
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hymirec import __version__
 from hymirec.errors import UsageError
 
+LAYOUT = 1
+"""Of the homes that this release makes and works with; see `hymirec.upgrades`."""
 ENV_HOME = "HYMIREC_HOME"
+"""The directory that holds all state, where `--home` does not say."""
 DEFAULT_HOME = Path(".hymirec")
 
 
@@ -34,12 +40,38 @@ class Home:
         return cls(root)
 
     def create(self) -> Home:
-        """Make the directories that the tools expect to find.
+        """Make the directories that the tools expect to find; a new home says its layout.
 
         Raises:
             UsageError: they cannot be made.
         """
-        for path in (
+        try:
+            if not self.has_state():
+                self.root.mkdir(parents=True, exist_ok=True)
+                self.mark(LAYOUT)
+            for path in self._rooms():
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"home {self.root} cannot be used: {error.strerror}") from error
+        return self
+
+    def has_state(self) -> bool:
+        """Whether a run has left anything here."""
+        return any(path.exists() for path in (self.layout_file, *self._rooms()))
+
+    def mark(self, layout: int) -> None:
+        """Write down which layout this home has, and who says so."""
+        new = self.layout_file.with_name(f".{self.layout_file.name}.{os.getpid()}")
+        new.write_text(json.dumps({"layout": layout, "hymirec": __version__}) + "\n")
+        new.replace(self.layout_file)
+
+    @property
+    def layout_file(self) -> Path:
+        """Tells the layout (`hymirec.upgrades`); homes of before 0.2.0 have none."""
+        return self.root / "home.json"
+
+    def _rooms(self) -> tuple[Path, ...]:
+        return (
             self.data,
             self.runs,
             self.reports,
@@ -48,12 +80,7 @@ class Home:
             self.catalogue,
             self.mlflow,
             self.prefect,
-        ):
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UsageError(f"home {self.root} cannot be used: {error.strerror}") from error
-        return self
+        )
 
     @property
     def data(self) -> Path:

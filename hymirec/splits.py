@@ -235,9 +235,11 @@ class SplitConfig(BaseModel):
     by: Literal["last", "time"] = "last"
     """`last`: see `LeaveLastSplit`. `time`: see `GlobalTimeSplit`."""
     window: PositiveInt = 1
+    """Next items that are asked about together."""
     validation_share: float = Field(0.05, gt=0, lt=1)
     """Of all events; `time` only, as the next."""
     test_share: float = Field(0.05, gt=0, lt=1)
+    """Of all events."""
 
     def of(self, histories: Sequence[IndexedHistory]) -> Split:
         """Split the histories of all users.

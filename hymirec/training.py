@@ -55,12 +55,15 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_epochs: PositiveInt
+    """Passes over the examples."""
     max_steps: PositiveInt = 5000
     """Fewer epochs, though at least one, where so many would take more steps than this."""
     batch_size: PositiveInt = 64
     """Of one step, all processes together."""
     learning_rate: PositiveFloat = 1e-3
+    """The highest."""
     weight_decay: NonNegativeFloat = 0.01
+    """Of AdamW."""
     warmup_share: float = Field(0.05, ge=0, le=1)
     """Of all steps; the rate then falls to zero along a cosine."""
     averaging: float = Field(0.999, ge=0, lt=1)
@@ -69,6 +72,7 @@ class TrainingConfig(BaseModel):
     patience: PositiveInt = 5
     """Epochs without a better validation after which training stops."""
     seed: int = 0
+    """Of all that is drawn."""
     checkpoint_steps: PositiveInt = 500
     """Within an epoch longer than this, a checkpoint every so many steps; one follows each epoch
     in any case."""

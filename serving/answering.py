@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from hymirec.abtest.interleaving import team_draft
 from hymirec.query import Query
 from hymirec.schema import QUERY, USER_ID
 from serving.api import Ask
@@ -17,13 +19,16 @@ from serving.dispatch import RefusedError, UnavailableError
 from serving.fallback import popular
 from serving.fleet import Fleet
 from serving.metrics import Metrics
-from serving.rollout import Answered, Rollout, Route
+from serving.rollout import Answered, Beside, Rollout, Route, Shadowed
 from serving.versions import ServedVersion
 
 log = logging.getLogger(__name__)
 
 NO_SERVER, TOO_SLOW, REFUSED = "no model server", "model too slow", "model failed"
+FALLBACKS = (NO_SERVER, TOO_SLOW, REFUSED)
 NOT_ROUTED = "variant's version not ready"
+MOST_SHADOWS = 32
+"""Asked at once; more are left out, so that shadows never keep answers waiting."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Answerer:
         self.fleet = fleet
         self.rollout = rollout
         self.metrics = metrics
+        self._shadows: set[asyncio.Task[None]] = set()
 
     async def answer(self, ask: Ask, request: Request) -> tuple[dict[str, Any], dict[str, float]]:
         """The answer as JSON values, and how long its stages took, in seconds.
@@ -49,12 +55,20 @@ class Answerer:
         There always is an answer: without a model server that can give one in time it is the most
         popular items of the version that should have answered.
         """
-        route, query = self._route(ask.user_id, ask.query)
+        route, query = self._route(ask)
         version = self.fleet.served(route.version)
         degraded = None
         if version is None:
             version, degraded = self.fleet.champion, NOT_ROUTED
-        prediction, stages = await self._predict(version, ask.user_id, query)
+        teams: list[int] = []
+        asked = time.perf_counter()
+        if route.beside is not None and route.beside.is_mixed:
+            prediction, stages, teams = await self._mixed(
+                version, route.beside, ask, query, request.request_id
+            )
+        else:
+            prediction, stages = await self._predict(version, ask.user_id, query)
+        model_seconds = time.perf_counter() - asked
         answer = {
             "request_id": request.request_id,
             **prediction,
@@ -71,17 +85,77 @@ class Answerer:
         self.metrics.saw(answer, stages)
         answered = Answered(
             request.request_id, ask.user_id, query, route, answer,
-            as_routed=answer["degraded"] is None, seconds=seconds,
+            as_routed=answer["degraded"] is None, seconds=seconds, teams=teams,
         )  # fmt: skip
         try:
             await self.rollout.on_answer(answered)
         except Exception:
             log.exception("request %s: its answer could not be noted", request.request_id)
+        if route.beside is not None and not route.beside.is_mixed:
+            self._ask_shadow(route.beside, ask, answered, model_seconds)
         return answer, stages
 
-    def _route(self, user_id: str | None, query: Query) -> tuple[Route, Query]:
+    async def _mixed(
+        self, version: ServedVersion, beside: Beside, ask: Ask, query: Query, request_id: str
+    ) -> tuple[dict[str, Any], dict[str, float], list[int]]:
+        """The lists of two versions in one; the first's where the other gives none."""
+        second = self.fleet.served(beside.version)
+        if second is None:
+            prediction, stages = await self._predict(version, ask.user_id, query)
+            prediction["degraded"] = prediction["degraded"] or NOT_ROUTED
+            return prediction, stages, []
+        other_query = query.with_settings(**beside.settings) if beside.settings else query
+        (prediction, stages), (other, _) = await asyncio.gather(
+            self._predict(version, ask.user_id, query),
+            self._predict(second, ask.user_id, other_query),
+        )
+        if prediction["degraded"] in FALLBACKS or other["degraded"] in FALLBACKS:
+            prediction["degraded"] = prediction["degraded"] or other["degraded"]
+            return prediction, stages, []
+        by_id = {one["item_id"]: one for one in other["recommendations"]}
+        by_id |= {one["item_id"]: one for one in prediction["recommendations"]}
+        # The request's id is the coin: asked again, it falls the same way.
+        drafted = team_draft(
+            [one["item_id"] for one in prediction["recommendations"]],
+            [one["item_id"] for one in other["recommendations"]],
+            query.k, random.Random(f"{request_id}:{ask.user_id}"),  # noqa: S311
+        )  # fmt: skip
+        prediction["recommendations"] = [by_id[item] for item, _ in drafted]
+        return prediction, stages, [team for _, team in drafted]
+
+    def _ask_shadow(
+        self, beside: Beside, ask: Ask, answered: Answered, shown_seconds: float
+    ) -> None:
+        """Ask a version that nobody is shown, after the answer."""
+        if len(self._shadows) >= MOST_SHADOWS:
+            return
+        task = asyncio.create_task(self._shadow(beside, ask, answered, shown_seconds))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _shadow(
+        self, beside: Beside, ask: Ask, answered: Answered, shown_seconds: float
+    ) -> None:
+        version = self.fleet.served(beside.version)
+        if version is None:
+            return  # it is on its way up
+        query = ask.query.with_settings(**beside.settings) if beside.settings else ask.query
+        started = time.perf_counter()
+        prediction, _ = await self._predict(version, ask.user_id, query)
+        failed = prediction["degraded"] if prediction["degraded"] in FALLBACKS else ""
+        shadowed = Shadowed(
+            answered, [] if failed else prediction["recommendations"], failed,
+            time.perf_counter() - started, shown_seconds,
+        )  # fmt: skip
         try:
-            route = self.rollout.route(user_id, query)
+            await self.rollout.on_shadow(shadowed)
+        except Exception:
+            log.exception("request %s: its shadow could not be noted", answered.request_id)
+
+    def _route(self, ask: Ask) -> tuple[Route, Query]:
+        query = ask.query
+        try:
+            route = self.rollout.route(ask.user_id, query, ask.attributes)
             return route, query.with_settings(**route.settings) if route.settings else query
         except ValidationError as error:
             log.error("the settings of a route are wrong: %s", error)

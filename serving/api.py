@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from features.events import EventIn, Id
 from hymirec.query import Query
@@ -27,6 +35,9 @@ def _storable(value: str) -> str:
 UserId = Annotated[Id, AfterValidator(_storable)]
 
 
+AttributeValue = Annotated[str, StringConstraints(max_length=200)]
+
+
 class Ask(Query):
     """A request for recommendations to one user or visitor."""
 
@@ -40,6 +51,11 @@ class Ask(Query):
     user_id: UserId | None = Field(
         default=None, description="Without one, recent_items tell what to go by."
     )
+
+    attributes: dict[str, AttributeValue] = Field(
+        default={}, max_length=20,
+        description="Of the user or the request, for experiments that ask for them.",
+    )  # fmt: skip
 
     @field_validator("recent_items")
     @classmethod

@@ -43,13 +43,18 @@ from serving.api import (
     VersionState,
     problems,
 )
+from serving.console.desk import Desk
+from serving.console.health import Pulse
+from serving.console.pages import add_console
 from serving.dispatch import LostError
+from serving.experiments import ExperimentRollout
 from serving.fleet import Fleet
 from serving.guard import Guard
 from serving.live_parity import LiveParity
 from serving.metrics import Metrics
 from serving.registry import Registry
 from serving.rollout import ChampionOnly, Rollout
+from serving.sessions import Sessions
 from serving.settings import GatewaySettings
 from serving.tokens import Tokens
 
@@ -75,6 +80,7 @@ class Gateway:
         self.consumer = consumer
         self.metrics = Metrics()
         self.parity = LiveParity(consumer.event_log, self.metrics.registry)
+        self.pulse = Pulse(self.metrics.registry)
         self.answerer = Answerer(fleet, rollout, self.metrics)
         self.metrics.gauge(
             "hymirec_event_lag_seconds",
@@ -100,7 +106,7 @@ class Gateway:
         stop = threading.Event()
         threads = [
             threading.Thread(target=target, args=(stop,), name=target.__qualname__)
-            for target in (self.consumer.run, self.parity.run)
+            for target in (self.consumer.run, self.parity.run, self.pulse.run)
         ]
         async with self.fleet:
             for thread in threads:
@@ -161,6 +167,7 @@ def create_app(
     rollout: Rollout | None = None,
     settings: GatewaySettings | None = None,
     tokens: Tokens | None = None,
+    desk: Desk | None = None,
 ) -> FastAPI:
     """Make the gateway.
 
@@ -170,13 +177,18 @@ def create_app(
         rollout: who is answered by which version; by default everybody by the champion.
         settings: limits.
         tokens: who may do what; without any, everybody on this machine may do all.
+        desk: what the console needs of flows and registry; without, there is no console.
     """
     gateway = Gateway(home, fleet, rollout or ChampionOnly(), EventConsumer(home))
+    tokens = tokens or Tokens({})
+    sessions = Sessions(tokens)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with gateway.running():
             yield
+        if console is not None:
+            console.close()
 
     app = FastAPI(
         title="HyMiRec", version=installed("hymirec"), lifespan=lifespan,
@@ -186,7 +198,8 @@ def create_app(
     app.state.gateway = gateway
     app.add_middleware(
         Guard,
-        tokens=tokens or Tokens({}),
+        tokens=tokens,
+        sessions=sessions,
         settings=settings or GatewaySettings(),
         max_body=MAX_BODY,
         on_answer=lambda route, status: gateway.metrics.requests.labels(route, status).inc(),
@@ -197,6 +210,7 @@ def create_app(
     _add_recommendations(app, gateway)
     _add_events(app, gateway)
     _add_operations(app, gateway)
+    console = add_console(app, home, gateway, desk, sessions) if desk else None
     return app
 
 
@@ -352,6 +366,7 @@ def _failed(request: Request, error: Exception) -> Response:
 def run_gateway(
     home: Home, model: str, alias: str, *, host: str, port: int,
     settings: GatewaySettings, tokens: Tokens, on_ready: Callable[[int], None],
+    desk: Desk | None = None,
 ) -> None:  # fmt: skip
     """Answer at an address until interrupted or terminated.
 
@@ -364,18 +379,25 @@ def run_gateway(
         settings: limits.
         tokens: who may do what.
         on_ready: told the version when requests are answered.
+        desk: see `create_app`.
 
     Raises:
         HymirecError: the version cannot be served.
     """
-    rollout = ChampionOnly()
-    fleet = Fleet(Registry(home, model), alias, rollout, settings)
-    app = create_app(home, fleet, rollout=rollout, settings=settings, tokens=tokens)
+    with ExperimentRollout(home) as rollout:
+        fleet = Fleet(Registry(home, model), alias, rollout, settings)
+        rollout.serve_from(lambda version: fleet.served(version) is not None)
+        app = create_app(home, fleet, rollout=rollout, settings=settings, tokens=tokens, desk=desk)
+        _listen(app, host, port, lambda: on_ready(fleet.champion.info.version))
+
+
+def _listen(app: FastAPI, host: str, port: int, on_start: Callable[[], None]) -> None:
+    """Answer at an address until interrupted or terminated."""
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", access_log=False, lifespan="off",
         server_header=False,
     )  # fmt: skip
-    server = _Server(config, lambda: on_ready(fleet.champion.info.version))
+    server = _Server(config, on_start)
 
     async def serve() -> None:
         task = asyncio.current_task()

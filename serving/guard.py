@@ -14,9 +14,11 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
+from serving.sessions import Sessions
 from serving.settings import GatewaySettings
 from serving.tokens import Sender, Tokens
 
@@ -35,12 +37,16 @@ LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 OPEN, ANYBODY_KNOWN = "open", "known"
+CONSOLE, SIGN_IN = "/console", "/console/sign-in"
 ROLES: Sequence[tuple[str, str]] = (
     ("/healthz", OPEN),
     ("/readyz", OPEN),
     ("/ping", OPEN),
     ("/docs", OPEN),
     ("/openapi.json", OPEN),
+    (SIGN_IN, OPEN),
+    ("/console/static/", OPEN),
+    (CONSOLE, "read"),
     ("/version", ANYBODY_KNOWN),
     ("/v1/recommendations", "recommend"),
     ("/invocations", "recommend"),
@@ -62,20 +68,22 @@ class Guard:
     """The application around the gateway's."""
 
     def __init__(
-        self, app: App, *, tokens: Tokens, settings: GatewaySettings, max_body: int,
-        on_answer: Callable[[str, int], None],
+        self, app: App, *, tokens: Tokens, sessions: Sessions, settings: GatewaySettings,
+        max_body: int, on_answer: Callable[[str, int], None],
     ) -> None:  # fmt: skip
         """Wrap an application.
 
         Args:
             app: what to let requests through to.
             tokens: who may do what; where there are none everybody on this machine may do all.
+            sessions: browsers that signed in with one, for the console alone.
             settings: limits.
             max_body: bytes of a request's body.
             on_answer: told route and status of each answer.
         """
         self.app = app
         self.tokens = tokens
+        self.sessions = sessions
         self.max_body = max_body
         self.most_waiting = settings.most_waiting
         self.on_answer = on_answer
@@ -124,7 +132,7 @@ class Guard:
                 problem = {"error": f"an error of this service; its log tells more: {request_id}"}
                 await JSONResponse(problem, 500)(scope, receive, answer)
 
-    def _refusal(self, scope: Message, headers: dict[bytes, str]) -> JSONResponse | None:
+    def _refusal(self, scope: Message, headers: dict[bytes, str]) -> Response | None:
         """Why this is not even read, if there is a reason."""
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
             return _refused(431, f"the header fields are larger than {MAX_HEADERS} bytes")
@@ -139,11 +147,20 @@ class Guard:
                 return _refused(403, "without tokens this service answers to localhost alone")
         elif role != OPEN:
             sender = self.tokens.sender(headers.get(b"authorization", ""))
+            is_console = scope["path"].startswith(CONSOLE)
+            if sender is None and is_console:
+                # Nothing but the console takes cookies: what a browser sends by itself does no harm
+                # elsewhere, and there every form is sealed.
+                sender = self.sessions.sender(headers.get(b"cookie", ""))
+                if sender is None and scope["method"] == "GET":
+                    place = scope["path"] + ("?" + query if (query := _query(scope)) else "")
+                    return RedirectResponse(f"{SIGN_IN}?next={quote(place)}", 303)
             if sender is None:
                 return _refused(401, "a bearer token is needed, or this one is not known",
                                 {"www-authenticate": "Bearer"})  # fmt: skip
-            if role not in (ANYBODY_KNOWN, *sender.roles):
+            if role != ANYBODY_KNOWN and not sender.may(role):
                 return _refused(403, f"this token does not have the role {role!r}")
+        scope["state"]["sender"] = sender
         if role == OPEN:
             return None
         if self._limiter is not None:
@@ -224,6 +241,10 @@ class RateLimiter:
         if len(self._left) > SENDERS_KEPT:
             self._left.popitem(last=False)
         return 0.0 if allowed else (1 - left) / self._rate
+
+
+def _query(scope: Message) -> str:
+    return str(scope.get("query_string", b"").decode("latin-1"))
 
 
 def _refused(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

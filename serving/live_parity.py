@@ -18,8 +18,8 @@ from hymirec.errors import HymirecError, UsageError
 log = logging.getLogger(__name__)
 
 ENV_SHARE = "HYMIREC_PARITY_SHARE"
+"""Share of the answers whose user's rows are compared with history and log afterwards; 0.01."""
 DEFAULT_SHARE = 0.01
-"""Of the answers whose user's rows are compared afterwards."""
 USERS_AT_A_TIME = 50
 SECONDS_BETWEEN_CHECKS = 5.0
 

@@ -35,8 +35,8 @@ from hymirec.schema import QUERY, USER_ID
 log = logging.getLogger(__name__)
 
 ENV_MAX_AGE = "HYMIREC_MAX_FEATURE_AGE"
+"""Seconds since a user's row was written, past which an answer is marked as degraded; a week."""
 DEFAULT_MAX_AGE = 7 * 86_400.0
-"""Seconds since a user's row was written, past which an answer is marked as degraded."""
 SECONDS_BETWEEN_LOOKS = 1.0
 """For items published since."""
 SECONDS_BETWEEN_TRIES = 0.5

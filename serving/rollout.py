@@ -6,11 +6,27 @@ experiments everybody is answered by the champion.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hymirec.query import Query
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A second version that is asked the same.
+
+    Attributes:
+        version: which registered version.
+        settings: as of `Route`.
+        is_mixed: whether its list is mixed into the first's, by team draft; otherwise nobody is
+            shown it, and it is asked when the answer is on its way.
+    """
+
+    version: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    is_mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,12 +38,14 @@ class Route:
         settings: values that take the place of the request's, by the names of `Query`'s fields.
         variant: what the answer calls this, such as `ranking-4/treatment`; empty outside of
             experiments.
+        beside: a second version to be asked as well.
         context: for whoever made the route to find again in `Answered`; the gateway leaves it be.
     """
 
     version: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     variant: str = ""
+    beside: Beside | None = None
     context: Any = None
 
 
@@ -45,6 +63,7 @@ class Answered:
         as_routed: whether the version of the route answered, undegraded; where it is false the
             answer says nothing about a variant.
         seconds: since the request came in.
+        teams: of a mixed list, which version picked each item, 0 the route's, 1 the one beside.
     """
 
     request_id: str
@@ -54,6 +73,26 @@ class Answered:
     answer: Mapping[str, Any]
     as_routed: bool
     seconds: float
+    teams: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Shadowed:
+    """What a version said that nobody is shown.
+
+    Attributes:
+        answered: what was shown instead.
+        recommendations: its list; empty where it gave none.
+        error: why it gave none, empty where it did.
+        seconds: that it took.
+        shown_seconds: that the version took whose list was shown.
+    """
+
+    answered: Answered
+    recommendations: Sequence[Mapping[str, Any]]
+    error: str
+    seconds: float
+    shown_seconds: float
 
 
 class Rollout(Protocol):
@@ -63,7 +102,7 @@ class Rollout(Protocol):
         """Versions to be kept ready beside the champion; asked once a second."""
         ...
 
-    def route(self, user_id: str | None, query: Query) -> Route:
+    def route(self, user_id: str | None, query: Query, attributes: Mapping[str, str]) -> Route:
         """How this request is to be answered; in a request of several, asked for each."""
         ...
 
@@ -74,6 +113,10 @@ class Rollout(Protocol):
         """
         ...
 
+    async def on_shadow(self, shadowed: Shadowed) -> None:
+        """Take note of an answer that nobody is shown."""
+        ...
+
 
 class ChampionOnly:
     """The rollout without experiments."""
@@ -82,9 +125,12 @@ class ChampionOnly:
         """None."""
         return ()
 
-    def route(self, user_id: str | None, query: Query) -> Route:
+    def route(self, user_id: str | None, query: Query, attributes: Mapping[str, str]) -> Route:
         """Always the champion."""
         return Route()
 
     async def on_answer(self, answered: Answered) -> None:
         """Nothing to note."""
+
+    async def on_shadow(self, shadowed: Shadowed) -> None:
+        """There is none."""

@@ -5,10 +5,11 @@ One token a line: the token, its roles with commas between, and a name for logs 
     # made with: openssl rand -hex 32
     3f1c…  recommend,events  web-shop
     9a77…  operate           monitoring
+    c2d8…  read              anna
 
-`recommend` asks for recommendations, `events` sends events, `operate` reads metrics and looks after
-the gateway. HYMIREC_TOKENS_FILE names the file; HYMIREC_TOKENS holds the lines themselves, with
-semicolons between where that is easier to write.
+`recommend` asks for recommendations, `events` sends events, `operate` reads metrics, looks after
+the gateway and runs experiments, `read` looks at the console. HYMIREC_TOKENS_FILE names the file;
+HYMIREC_TOKENS holds the lines themselves, with semicolons between where that is easier to write.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from typing import Literal, get_args
 
 from hymirec.errors import UsageError
 
-ENV_TOKENS, ENV_TOKENS_FILE = "HYMIREC_TOKENS", "HYMIREC_TOKENS_FILE"
+ENV_TOKENS = "HYMIREC_TOKENS"
+"""The lines of a tokens file, with semicolons between: who may ask the gateway for what."""
+ENV_TOKENS_FILE = "HYMIREC_TOKENS_FILE"
+"""A file of them, one token a line."""
 SHORTEST = 16
 """Characters of a token: fewer can be guessed."""
 
-Role = Literal["recommend", "events", "operate"]
+Role = Literal["recommend", "events", "operate", "read"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Sender:
 
     name: str
     roles: frozenset[str]
+
+    def may(self, role: str) -> bool:
+        """Whether a role is among its own; who operates may also look."""
+        return role in self.roles or (role == "read" and "operate" in self.roles)
 
 
 class Tokens:
@@ -83,6 +91,14 @@ class Tokens:
             return None
         # Looked up by digest: how long that takes tells nothing of the tokens.
         return self._senders.get(digest(token.strip()))
+
+    def by_digest(self, key: bytes) -> Sender | None:
+        """Whose the token of a digest is; None where it is of nobody."""
+        return self._senders.get(key)
+
+    def digests(self) -> list[bytes]:
+        """Of all tokens."""
+        return list(self._senders)
 
 
 def digest(token: str) -> bytes:

@@ -36,8 +36,22 @@ class Series:
     run_id: str
 
     @classmethod
+    def find(cls, home: Home, name: str) -> Series | None:
+        """The series of a version by its name (`ServedVersion.name`); None where it has none."""
+        client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return None
+        named = f"tags.{VERSION_TAG} = '{name}'"
+        for run in client.search_runs([experiment.experiment_id], named, max_results=1):
+            return cls(client, run.info.run_id)
+        return None
+
+    @classmethod
     def of(cls, home: Home, served: ServedVersion) -> Series:
         """Find the version's series, or begin it."""
+        if found := cls.find(home, served.name):
+            return found
         client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         experiment_id = (
@@ -45,9 +59,6 @@ class Series:
             if experiment is None
             else experiment.experiment_id
         )
-        named = f"tags.{VERSION_TAG} = '{served.name}'"
-        for run in client.search_runs([experiment_id], named, max_results=1):
-            return cls(client, run.info.run_id)
         tags = {VERSION_TAG: served.name, "codebook_id": served.codebook_id, STEP_TAG: "0"}
         run = client.create_run(
             experiment_id, run_name=f"version {served.version.version}", tags=tags

@@ -148,6 +148,7 @@ class Horizon(_Declared):
     """When an experiment that shows nothing has gone on for long enough."""
 
     days: float = Field(gt=0)
+    """Since the start."""
 
 
 class Experiment(_Declared):

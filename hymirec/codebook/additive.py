@@ -48,9 +48,13 @@ class AdditiveConfig(BaseModel):
 
     kind: Literal["additive"] = "additive"
     num_layers: PositiveInt = 9
+    """M: entries an item is told by."""
     num_entries: int = Field(256, ge=1, le=65_536)
+    """K: entries of a layer; up to 256 take one byte an index."""
     beam: PositiveInt = 6
+    """Codes kept for each vector while it is encoded."""
     num_refits: NonNegativeInt = 1
+    """Rounds in which all entries are fitted together to the codes found."""
     prior_weight: PositiveFloat = 5.0
     """How many vectors each entry's first value counts for in a refit; less fits the pool more
     closely and vectors that are not in it less well."""

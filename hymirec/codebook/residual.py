@@ -34,8 +34,11 @@ class ResidualConfig(BaseModel):
 
     kind: Literal["residual"] = "residual"
     num_layers: PositiveInt = 3
+    """M: centroids an item is told by."""
     num_entries: int = Field(256, ge=1, le=65_536)
+    """K: centroids of a layer; up to 256 take one byte an index."""
     num_iterations: PositiveInt = 15
+    """Rounds of balanced k-means in each layer."""
     max_pool: PositiveInt = 65_536
     """Vectors that centroids are fitted on, drawn at random when there are more."""
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +16,15 @@ from rich.table import Table
 from hymirec.commands.experiment_display import minute, show_readout
 from hymirec.commands.options import HomeOption, JsonOption, configured
 from hymirec.display import out, show_wide
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
     from features.experiments import ExperimentStore, StoredExperiment
     from hymirec.abtest.definition import Experiment
     from hymirec.home import Home
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     no_args_is_help=True, help="Experiments: who is shown which version, and which is better."
@@ -83,7 +88,7 @@ def create(
         )  # fmt: skip
     place = configured(home).create()
     from features.experiments import ExperimentStore
-    from flows.experiments import resolve_versions
+    from flows.lifecycle import resolve_versions
 
     versions = resolve_versions(place, experiment)
     stored = ExperimentStore(place).create(experiment)
@@ -117,7 +122,7 @@ def start(
     if store.get(name).state == "paused":
         stored = store.resume(name, reason=reason)
     else:
-        from flows.experiments import start as begin
+        from flows.lifecycle import start as begin
 
         stored = begin(place, name, reason=reason)
     _say(stored, as_json)
@@ -191,7 +196,7 @@ def conclude(
 ) -> None:
     """End an experiment with a winner, whose version becomes champion."""
     place, _ = _store(home)
-    from flows.experiments import conclude as end
+    from flows.lifecycle import conclude as end
 
     _say(end(place, name, winner, reason=reason, promote=not keep_champion), as_json)
 
@@ -204,11 +209,10 @@ def readout(
     as_json: JsonOption = False,
 ) -> None:
     """Read experiments out now and do what follows: ramp, pause, roll back, conclude or hold."""
-    place, store = _store(home)
-    from flows.experiments import read_out_experiment
+    place, _ = _store(home)
+    from flows.experiments import read_out_running
 
-    names = [name] if name else [one.name for one in store.active() if one.state == "running"]
-    found = [read_out_experiment(place, one, act=not dry_run) for one in names]
+    found = read_out_running(place, [name] if name else [], act=not dry_run)
     for one in found:
         show_readout(one.stored, one.readout.to_json())
         would = "would " if dry_run else ""
@@ -218,6 +222,26 @@ def readout(
         out.print("no experiment runs")
     if as_json:
         print(json.dumps({"experiments": [one.to_json() for one in found]}))
+
+
+@app.command()
+def watch(
+    every: Annotated[float, typer.Option(help="Seconds between readouts.", min=1)] = 30,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Read out all that runs again and again, until interrupted; a schedule does the same."""
+    place, _ = _store(home)
+    from flows.experiments import read_out_running
+
+    stop = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: stop.set())
+    while not stop.is_set():
+        try:
+            read_out_running(place)
+        except HymirecError as error:
+            log.warning("%s", error)
+        stop.wait(every)
 
 
 @app.command()

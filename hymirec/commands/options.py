@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from hymirec.errors import InterruptedRunError
 from hymirec.home import DEFAULT_HOME as DEFAULT_HOME
 from hymirec.home import ENV_HOME, Home
+from hymirec.upgrades import bring_up_to_date
 
 Result = TypeVar("Result")
 
@@ -24,11 +26,20 @@ JsonOption = Annotated[
 
 
 def configured(home: Path) -> Home:
-    """Name the home and tell Feast, MLflow and Prefect about it, before they are imported."""
+    """Name the home and tell Feast, MLflow and Prefect about it, before they are imported.
+
+    Where `hymirec up` has started Prefect's server, flows report there. A home of an earlier
+    release is brought up to date; see `hymirec.upgrades` for what it raises.
+    """
     from flows.settings import configure_tools
+    from hymirec import supervision
 
     place = Home.at(home)
+    bring_up_to_date(place)
     configure_tools(place)
+    prefect = supervision.find(place, "prefect")
+    if prefect is not None and prefect.process is not None:
+        os.environ.setdefault("PREFECT_API_URL", f"{prefect.url}/api")
     return place
 
 

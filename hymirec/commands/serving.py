@@ -37,6 +37,7 @@ def serve(
 ) -> None:
     """Answer requests with the champion, also when it changes, and take events in."""
     place = configured(home)
+    from flows.desk import Desk
     from flows.settings import CHAMPION, MODEL_NAME
     from serving.gateway import run_gateway
     from serving.server import free_port, refuse_port_in_use
@@ -57,8 +58,10 @@ def serve(
     run_gateway(
         place, MODEL_NAME, CHAMPION, host=host, port=port, settings=settings, tokens=tokens,
         on_ready=lambda version: out.print(
-            f"version {version} answers at http://{host}:{port}; Ctrl-C stops it"
+            f"version {version} answers at http://{host}:{port}, the console is at "
+            f"http://{host}:{port}/console; Ctrl-C stops it", soft_wrap=True,
         ),
+        desk=Desk(place),
     )  # fmt: skip
     out.print("stopped")
 

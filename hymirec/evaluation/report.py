@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +74,8 @@ def evaluate(
     cases: Sequence[Case],
     user_ids: Sequence[str],
     catalogue: Catalogue,
+    *,
+    answer: AnswerCases | None = None,
 ) -> Report:
     """Ask a model about every case and measure its answers.
 
@@ -82,10 +84,9 @@ def evaluate(
         cases: of a split; each names its user.
         user_ids: of all users of the split.
         catalogue: of the split's training part.
+        answer: asks the model, by default here and now.
     """
-    answers = answer_cases(
-        model, cases, list_length=LIST_LENGTH, progress=lines("evaluation", "users")
-    )
+    answers = answer(cases) if answer else answer_here(model, cases)
     ranks, with_seen = answers.ranks[:, 0], answers.seen_kept
     targets = np.array([case.target for case in cases])
     lengths = np.array([len(case.known) for case in cases])
@@ -115,6 +116,17 @@ def evaluate(
         }
     )
     return Report(metrics, users)
+
+
+AnswerCases = Callable[[Sequence[Case]], Answers]
+"""Asks a model about cases, keeping lists of `LIST_LENGTH`."""
+
+
+def answer_here(model: Recommender, cases: Sequence[Case]) -> Answers:
+    """Ask a model about cases in this process, telling how far it has come."""
+    return answer_cases(
+        model, cases, list_length=LIST_LENGTH, progress=lines("evaluation", "users")
+    )
 
 
 def cold_metrics(

@@ -19,7 +19,9 @@ class GRU4RecConfig(IdConfig):
     """Settings of the model."""
 
     num_layers: PositiveInt = 1
+    """Recurrent ones."""
     hidden_width: PositiveInt = 128
+    """Of the recurrent state."""
 
 
 class GRU4Rec(IdRecommender):

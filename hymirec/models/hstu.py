@@ -21,7 +21,9 @@ class HSTUConfig(IdConfig):
     """Settings of the model."""
 
     num_layers: PositiveInt = 2
+    """Of gated attention."""
     num_heads: PositiveInt = 2
+    """Of the attention."""
 
 
 class HSTU(IdRecommender):

@@ -57,20 +57,31 @@ class HyMiRecConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_interests: PositiveInt = 2
+    """S: refined interests, and the groups that a window's items are put in."""
     num_coarse: NonNegativeInt = 4
     """Coarse queries; 0 leaves the whole history out."""
     indicator: bool = True
     """Mark coarse interests, so that the backbone can tell them from items."""
     window: PositiveInt = 4
+    """W: next items that are targets together."""
     num_cuts: PositiveInt = 16
+    """Moments of one history that are learned from in one pass."""
     max_history: PositiveInt = 1000
+    """Most recent events that the coarse interests read by their codes."""
     num_recent: PositiveInt = 100
+    """n: most recent items that the backbone reads one by one."""
     coarse_layers: NonNegativeInt = 2
+    """Of the light Transformer over the whole history."""
     backbone: BackboneConfig = BackboneConfig()
+    """What refines the interests."""
     num_negatives: PositiveInt = 1024
+    """Items a step that are no targets, at most."""
     sampling: Sampling = "uniform"
+    """Where negatives come from, see `hymirec.negatives`."""
     temperature: PositiveFloat = 0.07
+    """τ of InfoNCE."""
     matching: Matching = "hungarian"
+    """Groups to interests one to one, or every target to the interest nearest to it."""
     merged_weight: NonNegativeFloat = 1.0
     """Of `hymirec.dmil.merged_loss` beside the paper's loss; 0 is the paper."""
 

@@ -28,11 +28,15 @@ class BackboneConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_layers: PositiveInt = 2
+    """Transformer layers."""
     num_heads: PositiveInt = 2
+    """Of the attention; the width is divided among them."""
     expansion: PositiveInt = 2
     """Width of the feed-forward layer, in widths of the model."""
     dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of activations left out."""
     pretrained: PretrainedConfig = PretrainedConfig()
+    """The model to start from; none unless it names one."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
 

@@ -22,6 +22,7 @@ class NextItemConfig(SequenceConfig):
     """Settings of the first stage."""
 
     backbone: BackboneConfig = BackboneConfig()
+    """The layers over the items' embeddings."""
 
 
 class NextItemRecommender(TextRecommender):

@@ -45,6 +45,7 @@ class PretrainedConfig(BaseModel):
     """`full`: everything trains. `lora`: adapters of low rank on the attention's projections and
     the item token. `frozen`: nothing of the model does; what stands around it always trains."""
     lora_rank: PositiveInt = 8
+    """Of the adapters."""
 
 
 def locate(source: str) -> Path:

@@ -23,9 +23,13 @@ class BlocksConfig(SequenceConfig):
     """Settings of models with SASRec's body."""
 
     num_layers: PositiveInt = 2
+    """Transformer layers."""
     num_heads: PositiveInt = 2
+    """Of the attention."""
     expansion: PositiveInt = 4
+    """Width of the feed-forward layer, in widths of the model."""
     dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of activations left out."""
 
 
 class SASRecConfig(IdConfig, BlocksConfig):

@@ -34,9 +34,13 @@ class SequenceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_recent: PositiveInt = 100
+    """Most recent items that are read."""
     num_negatives: PositiveInt = 1024
+    """Items a step that are no targets, at most."""
     sampling: Sampling = "uniform"
+    """Where negatives come from, see `hymirec.negatives`."""
     temperature: PositiveFloat = 0.07
+    """τ of InfoNCE."""
     item_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the items of a sequence that a training step does not read."""
 
@@ -167,7 +171,9 @@ class IdConfig(SequenceConfig):
     """Settings of what models by id share."""
 
     width: PositiveInt = 64
+    """Of the item vectors: D."""
     dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of coordinates left out."""
 
 
 class ById(TowerRecommender, PlainBaseline):

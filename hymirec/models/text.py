@@ -64,6 +64,7 @@ class TextConfig(SequenceConfig):
     """Settings of baselines by text."""
 
     encoder: EncoderConfig = EncoderConfig(free_vectors=False)
+    """What reads the item texts."""
 
 
 class TextBaseline(TextRecommender, Baseline):

@@ -21,6 +21,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    """What the run is called."""
 
     def flat(self) -> dict[str, Any]:
         """Settings as `part.name: value`, the form that experiment trackers take."""
@@ -51,11 +52,17 @@ class Recipe(Settings):
     """A run of HyMiRec."""
 
     encoder: EncoderConfig
+    """Reads item texts; trained in the first stage, then frozen."""
     first_stage: NextItemConfig
+    """The model that the encoder is trained with."""
     first_training: TrainingConfig
+    """Of encoder and first stage."""
     codebook: CodebookConfig
+    """Turns the encoder's embeddings into codes."""
     recommender: HyMiRecConfig
+    """The model that is served."""
     training: TrainingConfig
+    """Of the recommender."""
 
     def at_rate(self, learning_rate: float | None) -> Recipe:
         """The same with another learning rate in all trainings; None changes nothing."""

@@ -158,6 +158,26 @@ def test_several_processes_write_the_same_bytes_as_one(text_models, tmp_path, mo
     assert not (tmp_path / "two" / "encoder").exists()
 
 
+def test_other_machines_write_the_same_bytes_and_only_what_is_missing(tmp_path):
+    encoder, tokens, asked = make_encoder(), make_tokens(), []
+
+    def elsewhere(work, shards):
+        for shard in shards:
+            asked.append(shard["place"])
+            work(**shard)
+
+    expected = encode_catalogue(encoder, tokens, tmp_path / "here", texts_per_shard=SHARD)
+    place = tmp_path / "there"
+    for again in ([0, 1, 2, 3, 4], [2]):
+        found = encode_catalogue(encoder, tokens, place, texts_per_shard=SHARD, elsewhere=elsewhere)
+        assert torch.equal(found, expected)
+        assert contents(place) == contents(tmp_path / "here")
+        assert asked == again
+        asked.clear()
+        (place / "shard-00002.safetensors").unlink()
+    assert not (place / "encoder").exists()
+
+
 def test_a_worker_that_fails_says_why_in_one_line(tmp_path, monkeypatch):
     class Failed:
         processes = ()

@@ -1,7 +1,8 @@
 """Stands in for `serving/standby.py`: a model server that answers as its directory says, at once.
 
 The directory's `answers.json` has the version's marks and may ask for trouble: `stops` (it ends as
-it starts, with this line), `seconds` (an answer takes), `refuses` (a user id it cannot answer).
+it starts, with this line), `seconds` (an answer takes), `refuses` (a user id it cannot answer); and
+for other items than usual: `first` (the number of its first).
 """
 
 import json
@@ -36,7 +37,7 @@ def predict(columns, row):
     items = [
         {"item_id": f"i{n}", "title": f"Title {n}", "score": 0.5, "interest": 1,
          "categories": ["Odd" if n % 2 else "Even"]}
-        for n in range(1, 31)
+        for n in range(told.get("first", 1), told.get("first", 1) + 30)
     ]  # fmt: skip
     query = json.loads(values.get("query") or "{}")
     return {

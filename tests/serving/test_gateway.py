@@ -207,7 +207,7 @@ class Experiment(ChampionOnly):
     def versions(self):
         return (2,)
 
-    def route(self, user_id, query):
+    def route(self, user_id, query, attributes):
         if user_id == "treated":
             return Route(version=2, variant="e1/treatment", context="mine")
         if user_id == "fewer":

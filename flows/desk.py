@@ -1,0 +1,109 @@
+"""What flows and registry know, as the console asks for it (`serving.console.desk.Desk`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+
+from features.audit_log import Entry
+from features.experiments import StoredExperiment
+from flows import lifecycle
+from flows.aliases import Aliases
+from flows.inventory import describe, describe_all
+from flows.monitoring.series import Series
+from flows.monitoring.settings import METRICS, read_config
+from flows.settings import CHAMPION, MODEL_NAME
+from hymirec.abtest.definition import Experiment
+from hymirec.home import Home
+
+
+class Desk:
+    """Of one home; may be asked from several threads. Errors are as of what it calls."""
+
+    def __init__(self, home: Home) -> None:
+        """Name the home; nothing is read yet."""
+        self.home = home
+
+    def versions(self) -> list[dict[str, Any]]:
+        """See `describe_all`; the newest first."""
+        aliases = self._aliases()
+        try:
+            return describe_all(aliases)[::-1]
+        finally:
+            aliases.log.close()
+
+    def version(self, name: str) -> dict[str, Any]:
+        """See `describe`; with the version's `card` and its run's `params`."""
+        aliases = self._aliases()
+        try:
+            found = aliases.find(name)
+            try:
+                params = dict(aliases.client.get_run(str(found.run_id)).data.params)
+            except MlflowException:  # its run is gone
+                params = {}
+            card = {"card": found.description or "", "params": params}
+            return describe(aliases, found) | card
+        finally:
+            aliases.log.close()
+
+    def history(self, *, version: str = "", limit: int = 20) -> list[Entry]:
+        """See `Aliases.history`."""
+        aliases = self._aliases()
+        try:
+            return aliases.history(version=version, limit=limit)
+        finally:
+            aliases.log.close()
+
+    def roll_back(self, *, reason: str, actor: str) -> Entry:
+        """See `Aliases.rollback`."""
+        aliases = self._aliases()
+        try:
+            return aliases.rollback(reason, actor=actor)
+        finally:
+            aliases.log.close()
+
+    def resolve(self, experiment: Experiment) -> dict[str, int]:
+        """See `lifecycle.resolve_versions`."""
+        return lifecycle.resolve_versions(self.home, experiment)
+
+    def start(self, name: str, *, reason: str, actor: str) -> StoredExperiment:
+        """See `lifecycle.start`."""
+        return lifecycle.start(self.home, name, reason=reason, actor=actor)
+
+    def conclude(
+        self, name: str, winner: str, *, reason: str, actor: str, promote: bool
+    ) -> StoredExperiment:
+        """See `lifecycle.conclude`."""
+        return lifecycle.conclude(
+            self.home, name, winner, reason=reason, actor=actor, promote=promote
+        )
+
+    def monitoring(self) -> list[dict[str, Any]]:
+        """The champion's series by metric, those that have points."""
+        aliases = self._aliases()
+        champion = aliases.get(CHAMPION)
+        aliases.log.close()
+        series = Series.find(self.home, f"{MODEL_NAME}/{champion}")
+        if series is None:
+            return []
+        thresholds = read_config(self.home).thresholds
+        found = []
+        for metric, points in series.read().items():
+            limit = thresholds.get(metric)
+            found.append(
+                {
+                    "metric": metric,
+                    "what": METRICS[metric],
+                    "points": [(one.time, one.value) for one in points],
+                    "limit": limit.limit if limit else None,
+                    "side": str(limit).partition(" ")[0] if limit else "",
+                    "is_crossed": bool(limit and points and limit.crossed(points[-1].value)),
+                }
+            )
+        return found
+
+    def _aliases(self) -> Aliases:
+        found = Aliases(self.home)
+        found.notice()
+        return found

@@ -1,0 +1,118 @@
+"""A new version from all that has come since the served one, put before the gate."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from prefect import flow
+
+from flows.collect import collect
+from flows.notify import HOOKS, notify
+from flows.pipeline import pipeline
+from flows.served import ServedVersion, served_versions
+from flows.settings import CHAMPION
+from hymirec.errors import HymirecError
+from hymirec.home import Home
+
+log = logging.getLogger(__name__)
+
+VERDICTS = {0: "champion", 3: "refused", 4: "refused"}
+"""What a version is by the status of `hymirec promote`; 4 says that the data cannot tell."""
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What a retrain came to.
+
+    Attributes:
+        reason: why it was asked for.
+        parent_version: the version whose data and recipe it took.
+        model_version: the version that came of it; the parent's where nothing had changed.
+        standing: what became of it, see `flows.promote.Standing`.
+    """
+
+    reason: str
+    parent_version: str
+    model_version: str
+    standing: str
+    seconds: float
+    ran: list[str]
+    skipped: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return vars(self)
+
+
+@flow(name="retrain", **HOOKS)
+def retrain_flow(home: Path, reason: str = "schedule", alias: str = CHAMPION) -> Retrained:
+    """Collect what came since, train as the served version was trained, and judge the result.
+
+    Where nothing has changed every step is skipped.
+
+    Args:
+        home: of the version.
+        reason: why, for whoever reads about it.
+        alias: of the version whose data and recipe are taken.
+    """
+    place = Home.at(home)
+    (served,) = served_versions(place, alias)
+    log.info("retrain: %s: %s", served.name, reason)
+    directory = collect(place, served)
+    done = pipeline(data=directory, home=place.root, **_as_trained(place, served))
+    standing, said = done.standing, ""
+    if standing == "challenger":
+        standing, said = _ask_gate(place, done.model_version)
+    if standing == "refused":
+        text = f"version {done.model_version} does not pass the gate {said}".strip()
+        notify(
+            "promotion_refused", text,
+            version=done.model_version, parent=served.name, metrics=done.metrics,
+        )  # fmt: skip
+    return Retrained(
+        reason, str(served.version.version), str(done.model_version), standing, done.seconds,
+        done.ran, done.skipped,
+    )  # fmt: skip
+
+
+def _as_trained(home: Home, served: ServedVersion) -> dict[str, Any]:
+    """Recipe and text model of a version, as the pipeline's arguments."""
+    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+    params = client.get_run(str(served.version.run_id)).data.params
+    source = params.get("encoder.backbone.pretrained.source", "")
+    arguments = {"recipe": served.info["recipe"]}
+    if source:
+        tuning = params["encoder.backbone.pretrained.tuning"]
+        arguments |= {"backbone": source, "tuning": tuning}
+    return arguments
+
+
+def _ask_gate(home: Home, version: int) -> tuple[str, str]:
+    """Have `hymirec promote` compare a version with the champion, in a process of its own.
+
+    The gate starts model servers, which flows know nothing of.
+
+    Returns:
+        What the version is now, and the gate's reason.
+
+    Raises:
+        HymirecError: the gate could not judge.
+    """
+    program = Path(sys.executable).parent / "hymirec"
+    done = subprocess.run(
+        [str(program), "promote", str(version), "--home", str(home.root), "--json"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode not in VERDICTS:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        raise HymirecError(f"the gate could not judge version {version}: {lines[-1]}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    log.info("gate: %s: %s", found["verdict"], found["reason"])
+    return VERDICTS[done.returncode], f"({found['verdict']}: {found['reason']})"

@@ -1,0 +1,232 @@
+"""`hymirec up`, `down` and `status`: everything that stays running on one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hymirec import supervision
+from hymirec.commands.options import HomeOption, JsonOption, configured
+from hymirec.display import out, show_wide
+from hymirec.errors import UsageError
+from hymirec.home import DEFAULT_HOME, Home
+from hymirec.supervision import Service
+
+HOST = "127.0.0.1"
+POOL = "hymirec"
+SETTINGS = "settings.json"
+"""Under `services` in the home: what `up` was told, for the next time."""
+
+
+@dataclass
+class Told:
+    """What `up` knows of this home."""
+
+    data: str = ""
+    recipe: str = "small"
+    prefect_port: int = 4200
+    mlflow_port: int = 5000
+    gateway_port: int = 5055
+
+
+def up(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="prefect, mlflow, worker, gateway; all if none.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that the schedules validate, publish and train on.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="A named set of all settings.")] = None,
+    webhook: Annotated[
+        str, typer.Option(help="Address that is told of failures, refused promotions and drift.")
+    ] = "",
+    deployments: Annotated[
+        Path | None, typer.Option(help="Schedules, in place of prefect.yaml.")
+    ] = None,
+    prefect_port: Annotated[int | None, typer.Option(help="Of Prefect's server.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Of MLflow's server.")] = None,
+    gateway_port: Annotated[int | None, typer.Option(help="Of the gateway.")] = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Start what is not running yet: Prefect with its schedules, MLflow, a worker, the gateway.
+
+    What is told once is remembered in the home. Doing it again starts what has ended.
+    """
+    place = configured(home).create()
+    told = _remembered(
+        place, data=str(data.resolve()) if data else None, recipe=recipe,
+        prefect_port=prefect_port, mlflow_port=mlflow_port, gateway_port=gateway_port,
+    )  # fmt: skip
+    wanted = names or list(SERVICES)
+    if unknown := sorted(set(wanted) - SERVICES.keys()):
+        raise UsageError(f"no service is called {unknown[0]!r}; there are {', '.join(SERVICES)}")
+    if "prefect" in wanted:
+        if not told.data:
+            raise UsageError("--data DIR names what the schedules work on; it is remembered")
+        if not Path(told.data).is_dir():
+            raise UsageError(f"{told.data} is not a folder")
+        from hymirec.recipes import get_recipe
+
+        get_recipe(told.recipe)
+    for name in [one for one in SERVICES if one in wanted]:
+        _start(place, name, told)
+        if name == "prefect":
+            _deploy(place, told, deployments, webhook)
+    _show(place, as_json)
+
+
+def down(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="prefect, mlflow, worker, gateway; all if none.")
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Stop what `up` started; a run that is going on is taken up by the next of its flow."""
+    place = Home.at(home)
+    running = supervision.found(place)
+    for one in reversed(running):
+        if not names or one.name in names:
+            ran = supervision.stop(place, one)
+            out.print(f"{one.name}: {'stopped' if ran else 'had ended'}")
+    if not running:
+        out.print(f"nothing was started in {place.root}")
+
+
+def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Say what runs and answers; exit with 1 if something that was started does not."""
+    place = Home.at(home)
+    found = _show(place, as_json)
+    if any(one["state"] != "running" for one in found):
+        raise typer.Exit(1)
+
+
+def _show(home: Home, as_json: bool) -> list[dict[str, Any]]:
+    found = []
+    table = Table(title=f"services of {home.root}")
+    for name in ("service", "state", "address", "process", "since", "log"):
+        table.add_column(name)
+    for one in supervision.found(home):
+        since = datetime.fromtimestamp(one.began, UTC).isoformat(timespec="seconds")
+        row = {
+            "name": one.name, "state": one.state, "url": one.url, "pid": one.pid, "since": since,
+            "log": str(supervision.log_path(home, one.name)),
+        }  # fmt: skip
+        found.append(row)
+        table.add_row(*(str(row[key]) for key in ("name", "state", "url", "pid", "since", "log")))
+    if found:
+        show_wide(table)
+    else:
+        out.print(f"nothing was started in {home.root}", soft_wrap=True)
+    if as_json:
+        print(json.dumps({"services": found}))
+    return found
+
+
+def _remembered(home: Home, **given: Any) -> Told:
+    """What `up` was told now, and before where nothing is said now."""
+    file = home.root / "services" / SETTINGS
+    before = json.loads(file.read_text()) if file.exists() else {}
+    told = Told(**before | {key: value for key, value in given.items() if value is not None})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(vars(told)))
+    return told
+
+
+def _start(home: Home, name: str, told: Told) -> None:
+    running = supervision.find(home, name)
+    if running and running.state == "running":
+        out.print(f"{name}: runs already, process {running.pid}")
+        return
+    if running:
+        supervision.stop(home, running)
+    service = SERVICES[name](home, told)
+    if service is None:
+        out.print(f"{name}: there is no champion yet; `hymirec up {name}` when there is one")
+        return
+    supervision.start(home, service, _environment(home, told, name))
+
+
+def _prefect(home: Home, told: Told) -> Service:
+    port = told.prefect_port
+    command = [program("prefect"), "server", "start", "--host", HOST, "--port", str(port)]
+    return Service("prefect", command, f"http://{HOST}:{port}", "/api/health")
+
+
+def _mlflow(home: Home, told: Told) -> Service:
+    command = [
+        program("mlflow"), "server", "--backend-store-uri", home.mlflow_uri, "--workers", "1",
+        "--host", HOST, "--port", str(told.mlflow_port),
+    ]  # fmt: skip
+    return Service("mlflow", command, f"http://{HOST}:{told.mlflow_port}", "/health")
+
+
+def _worker(home: Home, told: Told) -> Service:
+    command = [program("prefect"), "worker", "start", "--pool", POOL, "--type", "process",
+               "--name", f"{POOL}-{os.uname().nodename}"]  # fmt: skip
+    return Service("worker", command)
+
+
+def _gateway(home: Home, told: Told) -> Service | None:
+    from flows.aliases import Aliases
+    from flows.settings import CHAMPION
+    from serving.server import refuse_port_in_use
+
+    try:
+        if not Aliases(home).get(CHAMPION):
+            return None
+    except UsageError:  # nothing is registered
+        return None
+    refuse_port_in_use(HOST, told.gateway_port)
+    command = [program("hymirec"), "serve", "--home", str(home.root), "--host", HOST,
+               "--port", str(told.gateway_port)]  # fmt: skip
+    return Service("gateway", command, f"http://{HOST}:{told.gateway_port}", "/ping")
+
+
+SERVICES: dict[str, Callable[[Home, Told], Service | None]] = {
+    "prefect": _prefect,
+    "mlflow": _mlflow,
+    "worker": _worker,
+    "gateway": _gateway,
+}
+"""In the order in which they are started."""
+
+
+def program(name: str) -> str:
+    """A program of this environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _environment(home: Home, told: Told, name: str = "") -> dict[str, str]:
+    """What programs are told; `configure_tools` has told this process most of it."""
+    environment = os.environ | {
+        "PREFECT_UI_API_URL": f"http://{HOST}:{told.prefect_port}/api",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    prefect = supervision.find(home, "prefect")
+    if prefect is not None and prefect.process is not None:
+        environment["PREFECT_API_URL"] = f"{prefect.url}/api"
+    if name in ("prefect", "worker"):
+        environment |= {
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+            # What our own code says stands in the logs of its flow run.
+            "PREFECT_LOGGING_EXTRA_LOGGERS": "hymirec,features,flows",
+        }
+    return environment
+
+
+def _deploy(home: Home, told: Told, file: Path | None, webhook: str) -> None:
+    """Enter the schedules, the pool that works on them, and who is told."""
+    os.environ.update(_environment(home, told))
+    from flows.deployments import deploy
+
+    deploy(home, Path(told.data), told.recipe, file=file, webhook=webhook)

@@ -1,0 +1,1 @@
+"""The console: web pages for owners of experiments and for operators."""

@@ -1,0 +1,226 @@
+"""Experiments in the gateway: who is shown what, and the exposure log.
+
+Assignment is a function of the user alone (`hymirec.abtest.assignment`); which experiments run is
+looked up once a second, so that a kill takes effect within one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from features.experiments import ExperimentStore, StoredExperiment
+from features.exposure_journal import ExposureJournal
+from features.exposures import Exposure, ShadowAnswer
+from hymirec.abtest.assignment import Assignment, Split, assign
+from hymirec.abtest.shadow import overlap
+from hymirec.errors import HymirecError
+from hymirec.home import Home
+from hymirec.query import Query
+from serving.answering import FALLBACKS, NOT_ROUTED
+from serving.rollout import Answered, Beside, Route, Shadowed
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A running experiment, ready to be asked."""
+
+    stored: StoredExperiment
+    split: Split
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
+
+    def version(self, variant: str) -> int:
+        return self.stored.versions[variant]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a route was made of."""
+
+    running: _Running
+    assignment: Assignment
+
+
+class ExperimentRollout:
+    """Routes requests by the experiments of a home and writes down what was shown.
+
+    A context manager: experiments are followed and exposures written inside.
+    """
+
+    def __init__(self, home: Home) -> None:
+        """Open the stores.
+
+        Raises:
+            HymirecError: the database cannot be used.
+        """
+        self._store = ExperimentStore(home)
+        self._journal = ExposureJournal(home)
+        self._revision = -1
+        self._running: tuple[_Running, ...] = ()
+        self._splits: tuple[Split, ...] = ()
+        self._begun: frozenset[str] = frozenset()
+        self._is_ready: Callable[[int], bool] = lambda version: True
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="experiments", daemon=True)
+
+    def serve_from(self, is_ready: Callable[[int], bool]) -> None:
+        """Say how to find out whether a version is ready.
+
+        An experiment begins when all of its versions are: otherwise one variant would be shown
+        while another still loads, which is a sample-ratio mismatch of our own making.
+        """
+        self._is_ready = is_ready
+
+    def __enter__(self) -> ExperimentRollout:
+        self.look()
+        self._journal.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._journal.close()
+        self._store.close()
+
+    def look(self) -> None:
+        """Take note of experiments that were started, changed or ended.
+
+        Raises:
+            HymirecError: the store cannot be read; what ran before goes on.
+        """
+        revision = self._store.revision()
+        if revision != self._revision:
+            running = tuple(
+                _Running(one, one.experiment.split(one.share))
+                for one in self._store.active()
+                if one.state == "running"
+            )
+            self._running, self._revision = running, revision
+            log.info("experiments: %s", ", ".join(
+                f"{one.name} at {one.stored.share:.4g}" for one in running) or "none")  # fmt: skip
+        self._begun |= {one.name for one in self._running if self._can_begin(one)}
+        self._splits = tuple(one.split for one in self._running if one.name in self._begun)
+
+    def _can_begin(self, one: _Running) -> bool:
+        return all(self._is_ready(version) for version in set(one.stored.versions.values()))
+
+    def _follow(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except HymirecError as error:
+                log.warning("experiments cannot be looked up: %s", error)
+
+    # What follows is called on the gateway's event loop.
+
+    def versions(self) -> Collection[int]:
+        """Versions of all variants of running experiments."""
+        return {version for one in self._running for version in one.stored.versions.values()}
+
+    def route(self, user_id: str | None, query: Query, attributes: Mapping[str, str]) -> Route:
+        """The route of the user's variant; of a visitor, or outside of experiments, the champion's.
+
+        Of several experiments, in layers of their own, the first decides which version answers.
+        """
+        if user_id is None or not self._splits:
+            return Route()
+        assigned = assign(self._splits, user_id, attributes)
+        if not assigned:
+            return Route()
+        running = next(one for one in self._running if one.name == assigned[0].experiment)
+        return _route(running, assigned[0])
+
+    async def on_answer(self, answered: Answered) -> None:
+        """Write down what is about to be shown to a user."""
+        if answered.user_id is not None:
+            self._journal.append(_exposure(answered, answered.user_id))
+
+    async def on_shadow(self, shadowed: Shadowed) -> None:
+        """Write down how a list compares that nobody is shown."""
+        part: _Part = shadowed.answered.route.context
+        shown = _ids(shadowed.answered.answer["recommendations"])
+        found = _ids(shadowed.recommendations)
+        self._journal.append(
+            ShadowAnswer(
+                request_id=shadowed.answered.request_id,
+                time=time.time(),
+                experiment=part.running.name,
+                overlap=overlap(shown, found),
+                same_first=bool(shown and found and shown[0] == found[0]),
+                latency_ms=1000 * shadowed.seconds,
+                champion_latency_ms=1000 * shadowed.shown_seconds,
+                error=shadowed.error,
+            )
+        )
+
+
+def _route(running: _Running, assignment: Assignment) -> Route:
+    experiment = running.stored.experiment
+    part = _Part(running, assignment)
+    if experiment.mode == "ab":
+        variant = experiment.variant(assignment.variant)
+        called = f"{experiment.name}/{variant.name}"
+        return Route(running.version(variant.name), variant.settings, called, context=part)
+    is_mixed = experiment.mode == "interleaving"
+    (treatment,) = experiment.treatments
+    return Route(
+        running.version(experiment.control.name),
+        experiment.control.settings,
+        experiment.name if is_mixed else "",  # a shadow is not seen
+        Beside(running.version(treatment.name), treatment.settings, is_mixed),
+        part,
+    )
+
+
+def _exposure(answered: Answered, user_id: str) -> Exposure:
+    answer, part = answered.answer, answered.route.context
+    degraded = answer["degraded"] or ""
+    is_fallback = degraded in FALLBACKS or degraded == NOT_ROUTED
+    version, experiment, variant, mode, propensity, is_override = (
+        answer["model_version"], "", "", "", 1.0, False,
+    )  # fmt: skip
+    if isinstance(part, _Part):
+        experiment, variant = part.running.name, part.assignment.variant
+        mode = part.running.stored.experiment.mode
+        propensity, is_override = part.assignment.propensity, part.assignment.is_override
+    if answered.teams and answered.route.beside is not None:
+        version = f"{version}+{answered.route.beside.version}"
+    items = answer["recommendations"]
+    return Exposure(
+        request_id=answered.request_id,
+        time=time.time(),
+        experiment=experiment,
+        user_id=user_id,
+        variant=variant,
+        mode=mode,
+        model_version=version,
+        codebook_id=answer["codebook_id"],
+        feature_age_seconds=answer["feature_age_seconds"],
+        served_by=answer["served_by"],
+        degraded=degraded,
+        # A version on its way up is no error of that version.
+        error=degraded if degraded in FALLBACKS else "",
+        is_fallback=is_fallback,
+        is_override=is_override,
+        propensity=propensity,
+        latency_ms=1000 * answered.seconds,
+        items=_ids(items),
+        interests=[one["interest"] for one in items],
+        teams=list(answered.teams),
+    )
+
+
+def _ids(recommendations: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [one["item_id"] for one in recommendations]

@@ -1,0 +1,226 @@
+"""Experiments meet the registry: which versions take part, what follows, who is champion."""
+
+import json
+import shutil
+import time
+
+import mlflow
+import numpy as np
+import pytest
+
+from features.audit_log import PROMOTION, AuditLog
+from features.event_log import Event, EventLog
+from features.experiments import ExperimentStore
+from features.exposures import Exposure, ExposureLog
+from features.readings import ReadingLog
+from flows import aliases as aliases_module
+from flows import experiments as module
+from flows.aliases import Aliases
+from flows.experiments import read_out_experiment
+from flows.lifecycle import conclude, resolve_versions, start
+from hymirec.abtest.definition import Experiment
+from hymirec.errors import UsageError
+from hymirec.home import Home
+
+CODEBOOK, DROPPED = "0123456789ab", "ba9876543210"
+DECLARED = {
+    "name": "longer", "hypothesis": "More clicks.", "owner": "us",
+    "variants": [{"name": "control", "model": "champion"}, {"name": "new", "model": 2}],
+    "guardrails": [{"metric": "error_rate", "absolute": 0.05}],
+    "ramp": [{"share": 0.2, "min_users": 60}, {"share": 1.0, "min_users": 300}],
+    "horizon": {"days": 7},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    """A home with versions 1, which is champion, 2, and 3, whose codebook was dropped."""
+    home = Home.at(tmp_path_factory.mktemp("registry")).create()
+    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+    client.create_registered_model("hymirec")
+    for codebook_id in (CODEBOOK, CODEBOOK, DROPPED):
+        client.create_model_version("hymirec", "/nowhere", tags={"codebook_id": codebook_id})
+    client.set_registered_model_alias("hymirec", "champion", "1")
+    return home
+
+
+@pytest.fixture
+def home(registry, tmp_path, monkeypatch):
+    home = Home.at(tmp_path).create()
+    shutil.copy(registry.mlflow / "mlflow.db", home.mlflow)
+    monkeypatch.setattr(aliases_module, "list_codebooks", lambda home: [CODEBOOK])
+    mlflow.set_tracking_uri(home.mlflow_uri)
+    return home
+
+
+@pytest.fixture
+def store(home):
+    store = ExperimentStore(home)
+    yield store
+    store.close()
+
+
+def declared(**changes):
+    return Experiment.model_validate(DECLARED | changes)
+
+
+def traffic(home, name="longer", *, users=range(1000), clicks=(0.1, 0.1), errors=(0.0, 0.0)):
+    """Lists of eight and clicks on them, of users split as the experiment splits them now."""
+    stored = ExperimentStore(home).get(name)
+    split = stored.experiment.split(stored.share)
+    rng = np.random.default_rng(users[0])
+    rows, events = [], []
+    for number in users:
+        assigned = split.assign(f"u{number}")
+        if assigned is None:
+            continue
+        which = int(assigned.variant != "control")
+        failed = bool(rng.random() < errors[which])
+        items = [] if failed else [f"i{n}" for n in rng.choice(100, 8, replace=False)]
+        row = Exposure(
+            request_id=f"r{number}", time=time.time(), experiment=name, user_id=f"u{number}",
+            variant=assigned.variant, mode="ab", model_version=str(1 + which),
+            codebook_id=CODEBOOK, feature_age_seconds=1.0, served_by="full", degraded="",
+            error="too slow" if failed else "", is_fallback=failed, is_override=False,
+            propensity=0.5, latency_ms=9.0, items=items, interests=[1] * len(items),
+        )  # fmt: skip
+        rows.append(vars(row) | {"exposure_id": row.request_id, "kind": "Exposure"})
+        events += [
+            Event(f"{number}-{item}", f"u{number}", item, "click", int(time.time()))
+            for item in items
+            if rng.random() < clicks[which]
+        ]
+    ExposureLog(home).append(rows)
+    EventLog(home).append(events)
+    return len(rows)
+
+
+@pytest.mark.parametrize(
+    ("variant", "says"),
+    [
+        ({"model": 3}, f"version 3 reads codebook {DROPPED}, which is no longer in the feature st"),
+        ({"model": 9}, "no version of hymirec is '9'; there are 1, 2, 3, champion"),
+        ({"model": "challenger"}, "no version of hymirec is 'challenger'"),
+        ({"model": 2, "settings": {"colour": "red"}}, "variant new: there is no setting 'colour'"),
+    ],
+)
+def test_versions_that_cannot_answer_are_refused(home, variant, says):
+    experiment = declared(variants=[DECLARED["variants"][0], {"name": "new"} | variant])
+    with pytest.raises(UsageError) as refused:
+        resolve_versions(home, experiment)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_shadow_of_the_champion_itself_is_refused(home):
+    experiment = declared(
+        mode="shadow",
+        variants=[DECLARED["variants"][0], {"name": "new", "model": 1}], guardrails=[],
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="shadow of version 1 with itself"):
+        resolve_versions(home, experiment)
+
+
+def test_variants_stay_the_versions_they_were_when_it_started(home, store):
+    store.create(declared())
+    assert start(home, "longer").versions == {"control": 1, "new": 2}
+    Aliases(home).move("champion", "2", PROMOTION, reason="meanwhile")
+    assert store.get("longer").versions == {"control": 1, "new": 2}
+
+
+def test_a_better_version_is_ramped_and_promoted_without_a_person(home, store):
+    store.create(declared())
+    start(home, "longer")
+    few = read_out_experiment(home, "longer")
+    assert (few.decision.action, few.stored.share) == ("hold", 0.2)
+    traffic(home, clicks=(0.1, 0.25), users=range(1000))
+    ramped = read_out_experiment(home, "longer")
+    assert (ramped.decision.action, ramped.stored.share) == ("ramp", 1.0)
+    traffic(home, clicks=(0.1, 0.25), users=range(1000, 2000))
+    won = read_out_experiment(home, "longer")
+    assert (won.decision.action, won.stored.state) == ("conclude", "concluded")
+    assert won.stored.winner == "new"
+    assert Aliases(home).get("champion") == "2"
+    (promotion,) = AuditLog(home).read(kinds=[PROMOTION])
+    assert promotion.reason.startswith("experiment longer: new is better in click_through: +")
+    assert promotion.evidence["variant"] == "new"
+    actors = {one.kind: one.actor for one in store.history("longer")}
+    assert actors["ramped"] == actors["concluded"] == "experiment-readout"
+    readings = ReadingLog(home).of_experiment("longer")
+    assert [one.action for one in readings] == ["hold", "ramp", "conclude"]
+    assert json.dumps(won.to_json())
+
+
+def test_what_was_read_is_in_mlflow(home, store):
+    store.create(declared())
+    start(home, "longer")
+    traffic(home, clicks=(0.1, 0.25), users=range(2000))
+    read_out_experiment(home, "longer")
+    client = mlflow.MlflowClient(home.mlflow_uri)
+    tracked = client.get_experiment_by_name("experiments")
+    (run,) = client.search_runs([tracked.experiment_id])
+    assert run.data.tags["experiment"] == "longer"
+    assert run.data.tags["decision"].startswith("ramp: ")
+    assert run.data.params == {"control/version": "1", "new/version": "2"}
+    assert run.data.metrics["new/lift"] > 0.5
+    assert run.data.metrics["new/room_error_rate"] > 0
+    read_out_experiment(home, "longer")
+    assert len(client.search_runs([tracked.experiment_id])) == 1
+
+
+def test_a_failing_version_is_rolled_back(home, store):
+    store.create(declared())
+    start(home, "longer")
+    traffic(home, errors=(0.0, 0.7), users=range(600))
+    found = read_out_experiment(home, "longer")
+    assert (found.decision.action, found.stored.state) == ("roll_back", "rolled_back")
+    assert Aliases(home).get("champion") == "1"
+    (entry,) = [one for one in store.history("longer") if one.kind == "rolled_back"]
+    assert entry.evidence["guardrails"][0]["state"] == "broken"
+    with pytest.raises(UsageError, match="is rolled back"):
+        store.resume("longer")
+
+
+def test_a_dry_run_changes_nothing(home, store):
+    store.create(declared())
+    start(home, "longer")
+    traffic(home, errors=(0.0, 0.7), users=range(600))
+    found = read_out_experiment(home, "longer", act=False)
+    assert found.decision.action == "roll_back"
+    assert store.get("longer").state == "running"
+    assert ReadingLog(home).of_experiment("longer") == []
+
+
+def test_a_person_may_be_faster(home, store, monkeypatch):
+    store.create(declared())
+    start(home, "longer")
+    traffic(home, errors=(0.0, 0.7), users=range(600))
+    read = module.ReadoutMaker.read
+
+    def killed_meanwhile(self, stored):
+        found = read(self, stored)
+        store.kill("longer", reason="errors")
+        return found
+
+    monkeypatch.setattr(module.ReadoutMaker, "read", killed_meanwhile)
+    found = read_out_experiment(home, "longer")
+    assert found.stored.state == "stopped"
+
+
+def test_concluding_by_hand(home, store):
+    store.create(declared(on_win="report"))
+    start(home, "longer")
+    with pytest.raises(UsageError, match="has no variant 'newest'"):
+        conclude(home, "longer", "newest", reason="sure")
+    assert store.get("longer").state == "running"
+    conclude(home, "longer", "new", reason="sure", promote=False)
+    assert Aliases(home).get("champion") == "1"
+    assert store.get("longer").winner == "new"
+    with pytest.raises(UsageError, match="is concluded"):
+        conclude(home, "longer", "new", reason="again")
+
+
+def test_a_draft_cannot_be_read_out(home, store):
+    store.create(declared())
+    with pytest.raises(UsageError, match="longer has not started"):
+        read_out_experiment(home, "longer")
