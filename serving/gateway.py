@@ -47,6 +47,7 @@ from serving.console.desk import Desk
 from serving.console.health import Pulse
 from serving.console.pages import add_console
 from serving.dispatch import LostError
+from serving.docs_page import add_docs
 from serving.experiments import ExperimentRollout
 from serving.fleet import Fleet
 from serving.guard import Guard
@@ -194,6 +195,8 @@ def create_app(
         title="HyMiRec", version=installed("hymirec"), lifespan=lifespan,
         description="Recommendations from long histories, with several interests per user.",
         generate_unique_id_function=lambda route: route.name,
+        docs_url=None,
+        redoc_url=None,
     )  # fmt: skip
     app.state.gateway = gateway
     app.add_middleware(
@@ -210,6 +213,7 @@ def create_app(
     _add_recommendations(app, gateway)
     _add_events(app, gateway)
     _add_operations(app, gateway)
+    add_docs(app)
     console = add_console(app, home, gateway, desk, sessions) if desk else None
     return app
 

@@ -42,7 +42,7 @@ def test_nothing_answers_with_what_is_not_documented(document):
     assert len(operations) == 8
     for operation in operations:
 
-        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
         def send(case):
             case.call_and_validate(checks=CHECKS)
