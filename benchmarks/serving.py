@@ -107,6 +107,8 @@ def make_home(home: Home) -> None:
     codes = codebook.encode(vectors[1:]).numpy()
     publish(home, codebook.id, events, ids, codes, datetime.now(UTC))
     mlflow.set_tracking_uri(home.mlflow_uri)
+    artifacts = (home.mlflow / "artifacts").as_uri()
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("serving", artifacts))
     with mlflow.start_run():
         version = register_package(package, users[:1], "benchmark", "untrained", {})
     mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, version.version)

@@ -68,7 +68,7 @@ class ItemIndex:
         index = faiss.clone_index(self.faiss_index)
         old = np.asarray(changed, dtype=np.int64)
         new = np.arange(index.ntotal, len(vectors), dtype=np.int64)
-        index.remove_ids(old)
+        index.remove_ids(faiss.IDSelectorBatch(old))
         places = np.concatenate([old, new])
         index.add_with_ids(vectors[places], places)
         return ItemIndex(index)
@@ -107,7 +107,7 @@ class ItemIndex:
             bits = np.zeros(total // 8 + 1, dtype=np.uint8)
             np.bitwise_or.at(bits, barred >> 3, (1 << (barred & 7)).astype(np.uint8))
             num_open = total - int(np.bitwise_count(bits).sum())
-            selector = faiss.IDSelectorNot(_bitmap(bits))
+            selector: faiss.IDSelector = faiss.IDSelectorNot(_bitmap(bits))
         else:
             free = allowed.copy()
             free[barred] = False
