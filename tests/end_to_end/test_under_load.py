@@ -196,7 +196,7 @@ def test_without_the_online_store_answers_go_on(gateway, home):
         tables = [
             name
             for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")
-            if "history" in name
+            if "histories" in name
         ]
     with Load(gateway) as load:
         until(lambda: load.latest() is not None, 30)
