@@ -33,6 +33,7 @@ from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
 from hymirec.package import RecommenderPackage
 from hymirec.query import MAX_K, Query
 from hymirec.schema import QUERY, USER_ID
+from hymirec.shipped import SCHEMA_DIGEST, metadata, refuse_other_code
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +61,20 @@ class HyMiRecModel(PythonModel):
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the package and check that its codebook's features are online."""
+        """Load the package and check that its codebook's features are online.
+
+        Raises:
+            VersionError: this process holds another version's modules, or the codebook's features
+                are not published, or not with the fields that the version was registered for.
+        """
         directory = Path(context.artifacts["package"])
+        model = directory.parents[1]
+        refuse_other_code(model)
         self.package = RecommenderPackage.load(directory)
         self.version, self.run_id = _registered_as(directory)
         home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
         self.features = FeatureReader(home, self.package.info.codebook_id)
+        self.features.refuse_other_schema(metadata(model).get(SCHEMA_DIGEST, ""))
         self.max_age = read_seconds(ENV_MAX_AGE, DEFAULT_MAX_AGE)
         codebook_id = self.package.info.codebook_id
         self.lease = Lease(home, codebook_id, f"version {self.version or 'without a number'}")
