@@ -72,9 +72,8 @@ def cluster(copied, tmp_path_factory):
             time.sleep(0.2)
     yield address
     for process in reversed(processes):
-        process.terminate()
-    for process in processes:
-        process.wait(30)
+        process.kill()  # a busy scheduler takes its time to end of itself
+        process.wait()
 
 
 @pytest.fixture(scope="module")
