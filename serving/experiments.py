@@ -17,6 +17,7 @@ from features.experiments import ExperimentStore, StoredExperiment
 from features.exposure_journal import ExposureJournal
 from features.exposures import Exposure, ShadowAnswer
 from hymirec.abtest.assignment import Assignment, Split, assign
+from hymirec.abtest.definition import Variant
 from hymirec.abtest.shadow import overlap
 from hymirec.errors import HymirecError
 from hymirec.home import Home
@@ -40,9 +41,6 @@ class _Running:
     def name(self) -> str:
         return self.stored.name
 
-    def version(self, variant: str) -> int:
-        return self.stored.versions[variant]
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -50,6 +48,10 @@ class _Part:
 
     running: _Running
     assignment: Assignment
+
+    @property
+    def variant(self) -> Variant:
+        return self.running.stored.experiment.variant(self.assignment.variant)
 
 
 class ExperimentRollout:
@@ -68,6 +70,7 @@ class ExperimentRollout:
         self._journal = ExposureJournal(home)
         self._revision = -1
         self._running: tuple[_Running, ...] = ()
+        self._by_name: dict[str, _Running] = {}
         self._splits: tuple[Split, ...] = ()
         self._begun: frozenset[str] = frozenset()
         self._is_ready: Callable[[int], bool] = lambda version: True
@@ -107,6 +110,7 @@ class ExperimentRollout:
                 for one in self._store.active()
                 if one.state == "running"
             )
+            self._by_name |= {one.name: one for one in running}
             self._running, self._revision = running, revision
             log.info("experiments: %s", ", ".join(
                 f"{one.name} at {one.stored.share:.4g}" for one in running) or "none")  # fmt: skip
@@ -132,24 +136,26 @@ class ExperimentRollout:
     def route(self, user_id: str | None, query: Query, attributes: Mapping[str, str]) -> Route:
         """The route of the user's variant; of a visitor, or outside of experiments, the champion's.
 
-        Of several experiments, in layers of their own, the first decides which version answers.
+        Of several experiments, in layers of their own, one decides which version answers and the
+        others what it is asked with.
         """
         if user_id is None or not self._splits:
             return Route()
         assigned = assign(self._splits, user_id, attributes)
         if not assigned:
             return Route()
-        running = next(one for one in self._running if one.name == assigned[0].experiment)
-        return _route(running, assigned[0])
+        return _route([_Part(self._by_name[one.experiment], one) for one in assigned])
 
     async def on_answer(self, answered: Answered) -> None:
         """Write down what is about to be shown to a user."""
-        if answered.user_id is not None:
-            self._journal.append(_exposure(answered, answered.user_id))
+        if answered.user_id is None:
+            return
+        for part in answered.route.context or (None,):
+            self._journal.append(_exposure(answered, answered.user_id, part))
 
     async def on_shadow(self, shadowed: Shadowed) -> None:
         """Write down how a list compares that nobody is shown."""
-        part: _Part = shadowed.answered.route.context
+        part: _Part = shadowed.answered.route.context[0]
         shown = _ids(shadowed.answered.answer["recommendations"])
         found = _ids(shadowed.recommendations)
         self._journal.append(
@@ -166,32 +172,43 @@ class ExperimentRollout:
         )
 
 
-def _route(running: _Running, assignment: Assignment) -> Route:
-    experiment = running.stored.experiment
-    part = _Part(running, assignment)
+def _route(parts: list[_Part]) -> Route:
+    """The route of all that a user takes part in; the part that chooses the version comes first."""
+    parts.sort(key=lambda part: not part.running.stored.chooses_versions)
+    first = parts[0]
+    experiment, stored = first.running.stored.experiment, first.running.stored
+    settings: dict[str, Any] = {}
+    for part in parts:
+        if part.running.stored.experiment.mode == "ab":
+            settings |= part.variant.settings
+    called = ", ".join(
+        f"{part.running.name}/{part.variant.name}"
+        for part in parts
+        if part.running.stored.experiment.mode == "ab"
+    )
     if experiment.mode == "ab":
-        variant = experiment.variant(assignment.variant)
-        called = f"{experiment.name}/{variant.name}"
-        return Route(running.version(variant.name), variant.settings, called, context=part)
+        return Route(stored.versions[first.variant.name], settings, called, context=parts)
     is_mixed = experiment.mode == "interleaving"
-    (treatment,) = experiment.treatments
+    control, treatment = experiment.variants
     return Route(
-        running.version(experiment.control.name),
-        experiment.control.settings,
-        experiment.name if is_mixed else "",  # a shadow is not seen
-        Beside(running.version(treatment.name), treatment.settings, is_mixed),
-        part,
+        stored.versions[control.name],
+        settings | control.settings,
+        ", ".join([experiment.name, called] if called else [experiment.name])
+        if is_mixed
+        else called,  # a shadow is not seen
+        Beside(stored.versions[treatment.name], settings | treatment.settings, is_mixed),
+        parts,
     )
 
 
-def _exposure(answered: Answered, user_id: str) -> Exposure:
-    answer, part = answered.answer, answered.route.context
+def _exposure(answered: Answered, user_id: str, part: _Part | None) -> Exposure:
+    answer = answered.answer
     degraded = answer["degraded"] or ""
     is_fallback = degraded in FALLBACKS or degraded == NOT_ROUTED
     version, experiment, variant, mode, propensity, is_override = (
         answer["model_version"], "", "", "", 1.0, False,
     )  # fmt: skip
-    if isinstance(part, _Part):
+    if part is not None:
         experiment, variant = part.running.name, part.assignment.variant
         mode = part.running.stored.experiment.mode
         propensity, is_override = part.assignment.propensity, part.assignment.is_override
