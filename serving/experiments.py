@@ -58,13 +58,18 @@ class ExperimentRollout:
     A context manager: experiments are followed and exposures written inside.
     """
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, *, clock: Callable[[], float] = time.time) -> None:
         """Open the stores.
+
+        Args:
+            home: whose experiments these are.
+            clock: tells what time it is; simulations have their own.
 
         Raises:
             HymirecError: the database cannot be used.
         """
-        self._store = ExperimentStore(home)
+        self._clock = clock
+        self._store = ExperimentStore(home, clock=clock)
         self._journal = ExposureJournal(home)
         self._revision = -1
         self._running: tuple[_Running, ...] = ()
@@ -113,6 +118,14 @@ class ExperimentRollout:
         self._begun |= {one.name for one in self._running if self._can_begin(one)}
         self._splits = tuple(one.split for one in self._running if one.name in self._begun)
 
+    def flush(self) -> None:
+        """Bring all exposures so far into the log now.
+
+        Raises:
+            HymirecError: the log cannot be written; nothing is lost.
+        """
+        self._journal.drain()
+
     def _can_begin(self, one: _Running) -> bool:
         return all(self._is_ready(version) for version in set(one.stored.versions.values()))
 
@@ -145,7 +158,7 @@ class ExperimentRollout:
     async def on_answer(self, answered: Answered) -> None:
         """Write down what is about to be shown to a user."""
         if answered.user_id is not None:
-            self._journal.append(_exposure(answered, answered.user_id))
+            self._journal.append(_exposure(answered, answered.user_id, self._clock()))
 
     async def on_shadow(self, shadowed: Shadowed) -> None:
         """Write down how a list compares that nobody is shown."""
@@ -155,7 +168,7 @@ class ExperimentRollout:
         self._journal.append(
             ShadowAnswer(
                 request_id=shadowed.answered.request_id,
-                time=time.time(),
+                time=self._clock(),
                 experiment=part.running.name,
                 overlap=overlap(shown, found),
                 same_first=bool(shown and found and shown[0] == found[0]),
@@ -184,7 +197,7 @@ def _route(running: _Running, assignment: Assignment) -> Route:
     )
 
 
-def _exposure(answered: Answered, user_id: str) -> Exposure:
+def _exposure(answered: Answered, user_id: str, now: float) -> Exposure:
     answer, part = answered.answer, answered.route.context
     degraded = answer["degraded"] or ""
     is_fallback = degraded in FALLBACKS or degraded == NOT_ROUTED
@@ -200,7 +213,7 @@ def _exposure(answered: Answered, user_id: str) -> Exposure:
     items = answer["recommendations"]
     return Exposure(
         request_id=answered.request_id,
-        time=time.time(),
+        time=now,
         experiment=experiment,
         user_id=user_id,
         variant=variant,
