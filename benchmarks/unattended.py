@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -52,6 +53,8 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="to keep; a temporary one by default")
     parser.add_argument("--minutes", type=float, default=40, help="after which it is given up")
     arguments = parser.parse_args()
+    for sign in (signal.SIGINT, signal.SIGTERM):  # what was started is stopped on the way out
+        signal.signal(sign, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as scratch:
         home = Home.at(arguments.home or Path(scratch) / "home").create()
         run = Run(home, time.monotonic() + 60 * arguments.minutes)

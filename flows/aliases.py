@@ -45,7 +45,7 @@ class Aliases:
             UsageError: the home has no registered version.
             HymirecError: the audit log cannot be used.
         """
-        if not (home.mlflow / "mlflow.db").exists():  # a client would create it
+        if not home.has_mlflow:  # a client would create it
             raise UsageError(f"no version is registered in {home.root}: run `hymirec pipeline`")
         self.home = home
         self.client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)

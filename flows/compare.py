@@ -89,7 +89,7 @@ def read_runs(home: Home, run_ids: Sequence[str]) -> list[LoggedRun]:
     """
     if len(run_ids) < 2:
         raise UsageError("a comparison takes two runs at least")
-    if not home.mlflow.exists():
+    if not home.has_mlflow:
         raise UsageError(f"{home.root} holds no runs")
     mlflow.set_tracking_uri(home.mlflow_uri)
     runs = [_find(run_id) for run_id in run_ids]

@@ -22,7 +22,8 @@ from hymirec.home import ENV_HOME, Home
 
 log = logging.getLogger(__name__)
 
-FILE = REPOSITORY / "prefect.yaml"
+FILE = Path(__file__).with_name("prefect.yaml")
+"""Travels with the package; the repository has a link to it, where Prefect itself would look."""
 POOL = "hymirec"
 RUNS_AT_ONCE = 3
 """Of the pool: a training, and beside it what takes moments."""
@@ -51,7 +52,7 @@ def deploy(
     """
     file = (file or FILE).resolve()
     if not file.exists():
-        raise UsageError(f"{file} does not exist: deployments are entered from a checkout")
+        raise UsageError(f"{file} does not exist")
     with get_client(sync_client=True) as client:
         template = ProcessWorker.get_default_base_job_template()
         try:

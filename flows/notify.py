@@ -48,7 +48,9 @@ def notify(event: Event, text: str, **details: Any) -> bool:
                 return True
             problem = f"status {answer.status_code if answer is not None else '?'}"
         except Exception as error:  # of the address, the network or the one who answers
-            problem = f"{type(error).__name__}: {error}"
+            # The address is a secret, and some errors repeat it.
+            address = webhook.url.get_secret_value()
+            problem = f"{type(error).__name__}: {error}".replace(address, "the address")
         if attempt + 1 < ATTEMPTS:
             time.sleep(2**attempt)
     log.warning("notify: the webhook did not take %r: %s", event, problem)

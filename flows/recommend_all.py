@@ -56,7 +56,7 @@ class AllRecommended:
     users: int
     popular: int
     seconds: float
-    peak_mb: float
+    peak_mb: float | None
     resumed_shards: int
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def recommend_all(
              served.version.version)  # fmt: skip
     return AllRecommended(
         str(path), str(served.version.version), served.codebook_id, k, users, popular,
-        cost["seconds"], cost.get("peak_mb", float("nan")), len(shards) - len(todo),
+        cost["seconds"], cost.get("peak_mb"), len(shards) - len(todo),
     )  # fmt: skip
 
 

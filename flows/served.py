@@ -50,7 +50,7 @@ def served_versions(home: Home, alias: str = "") -> list[ServedVersion]:
     """
     called = repr(alias) if alias else "served"
     nothing = f"no version of {MODEL_NAME} is {called} in {home.root}"
-    if not (home.mlflow / "mlflow.db").exists():  # a client would create it
+    if not home.has_mlflow:  # a client would create it
         raise UsageError(f"{nothing}: run `hymirec pipeline` first")
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     try:

@@ -39,8 +39,7 @@ def tracked_run(home: Home, name: str, tags: Mapping[str, str]) -> Iterator[str]
     mlflow.set_tracking_uri(home.mlflow_uri)
     client = mlflow.MlflowClient()
     if client.get_experiment_by_name(EXPERIMENT) is None:
-        location = (home.mlflow / "artifacts").as_uri()
-        client.create_experiment(EXPERIMENT, artifact_location=location)
+        client.create_experiment(EXPERIMENT, artifact_location=home.artifact_uri)
     mlflow.set_experiment(EXPERIMENT)
     tags = dict(tags) | {MLFLOW_GIT_COMMIT: source_commit()}
     with mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True) as run:

@@ -33,7 +33,7 @@ def registered_versions(home: Home) -> list[VersionInUse]:
 
     Those of our model that do not say have an empty `codebook_id`.
     """
-    if not (home.mlflow / "mlflow.db").exists():  # a client would create it
+    if not home.has_mlflow:  # a client would create it
         return []
     client = mlflow.MlflowClient(tracking_uri=home.mlflow_uri, registry_uri=home.mlflow_uri)
     found = []

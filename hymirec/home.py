@@ -17,6 +17,8 @@ from hymirec.errors import UsageError
 LAYOUT = 1
 """Of the homes that this release makes and works with; see `hymirec.upgrades`."""
 ENV_HOME = "HYMIREC_HOME"
+ENV_MLFLOW, ENV_ARTIFACTS = "HYMIREC_MLFLOW", "HYMIREC_ARTIFACTS"
+"""Addresses of MLflow's store and of its artifacts, where machines share them."""
 """The directory that holds all state, where `--home` does not say."""
 DEFAULT_HOME = Path(".hymirec")
 
@@ -119,8 +121,22 @@ class Home:
 
     @property
     def mlflow_uri(self) -> str:
-        """MLflow's tracking and registry URI."""
-        return f"sqlite:///{self.mlflow / 'mlflow.db'}"
+        """MLflow's tracking and registry URI: what `HYMIREC_MLFLOW` says, or a file of the home."""
+        return os.environ.get(ENV_MLFLOW) or f"sqlite:///{self._mlflow_file}"
+
+    @property
+    def artifact_uri(self) -> str:
+        """Where MLflow keeps artifacts: what `HYMIREC_ARTIFACTS` says, or a folder of the home."""
+        return os.environ.get(ENV_ARTIFACTS) or (self.mlflow / "artifacts").as_uri()
+
+    @property
+    def has_mlflow(self) -> bool:
+        """Whether there is a store to ask; a client that asks for a file would make one."""
+        return bool(os.environ.get(ENV_MLFLOW)) or self._mlflow_file.exists()
+
+    @property
+    def _mlflow_file(self) -> Path:
+        return self.mlflow / "mlflow.db"
 
     @property
     def prefect(self) -> Path:

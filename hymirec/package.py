@@ -4,6 +4,7 @@
     items.parquet  item_id, title, popularity, text_digest, categories, in the order of item indices
     index.faiss    the items by embedding
     package.json   what belongs together: codebook id, recipe, data digest, columns of text
+    digests.json   of all these files (`hymirec.seal`)
 
 Nothing in it is pickled.
 """
@@ -34,6 +35,7 @@ from hymirec.query import Filters, Query
 from hymirec.reranking import rerank
 from hymirec.retrieval import Hit, ItemIndex
 from hymirec.schema import ITEM_ID, PADDING_INDEX, TITLE
+from hymirec.seal import check_seal, naming_the_place, seal
 from hymirec.texts import item_texts, text_columns
 
 POPULARITY = "popularity"
@@ -342,16 +344,24 @@ class RecommenderPackage:
         self.items.to_parquet(directory / "items.parquet", index=False)
         faiss.write_index(self.index.faiss_index, str(directory / "index.faiss"))
         (directory / "package.json").write_text(json.dumps(asdict(self.info), indent=2))
+        seal(directory)
 
     @classmethod
     def load(cls, directory: Path) -> RecommenderPackage:
-        """Read what `save` wrote."""
-        return cls(
-            model=HyMiRec.load(directory / "recommender"),
-            items=pd.read_parquet(directory / "items.parquet"),
-            index=ItemIndex(faiss.read_index(str(directory / "index.faiss"))),
-            info=_read_info(directory / "package.json"),
-        )
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: a file is damaged or missing.
+            VersionError: model and package are of different codebooks.
+        """
+        check_seal(directory)
+        with naming_the_place(directory):
+            return cls(
+                model=HyMiRec.load(directory / "recommender"),
+                items=pd.read_parquet(directory / "items.parquet"),
+                index=ItemIndex(faiss.read_index(str(directory / "index.faiss"))),
+                info=_read_info(directory / "package.json"),
+            )
 
     def _recent_events(self, item_ids: Sequence[str]) -> IndexedHistory:
         places = (self._item_index.get(item, PADDING_INDEX) for item in item_ids)

@@ -1,16 +1,18 @@
 """Programs that stay: started in the background, found again by whoever asks, stopped.
 
-    <home>/services/<name>.json   process id, when it began, address, command
-    <home>/logs/<name>.log        what it prints, appended
+    <home>/services/<host>/<name>.json   process id, when it began, address, command
+                           <name>.log    what it prints, appended
 
-A file whose process is gone, or whose number another program has by now, counts for nothing. Only
-processes named there are ever signalled, and those they have started themselves.
+By host, because machines may share a home. A file whose process is gone, or whose number another
+program has by now, counts for nothing. Only processes named there are ever signalled, and those
+they have started themselves.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -100,14 +102,19 @@ def find(home: Home, name: str) -> Running | None:
 
 def found(home: Home) -> list[Running]:
     """All that were started, in the order they were."""
-    names = [path.stem for path in sorted(_file(home, "x").parent.glob("*.json"))]
+    names = [path.stem for path in sorted(folder(home).glob("*.json"))]
     every = [one for name in names if (one := find(home, name)) is not None]
     return sorted(every, key=lambda one: one.began)
 
 
 def log_path(home: Home, name: str) -> Path:
     """Where a program prints."""
-    return home.root / "logs" / f"{name}.log"
+    return folder(home) / f"{name}.log"
+
+
+def folder(home: Home) -> Path:
+    """Where this machine's files lie."""
+    return home.root / "services" / socket.gethostname()
 
 
 def start(home: Home, service: Service, environment: Mapping[str, str]) -> Running:
@@ -172,7 +179,7 @@ def stop(home: Home, running: Running) -> bool:
 
 
 def _file(home: Home, name: str) -> Path:
-    return home.root / "services" / f"{name}.json"
+    return folder(home) / f"{name}.json"
 
 
 def _last_line(path: Path) -> str:

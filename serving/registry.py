@@ -47,7 +47,7 @@ class Registry:
             UsageError: there is no such model or alias in this home.
         """
         nothing = f"no version of {self.name} is {alias!r} in {self.home.root}"
-        if not (self.home.mlflow / "mlflow.db").exists():  # a client would create it
+        if not self.home.has_mlflow:  # a client would create it
             raise UsageError(f"{nothing}: run `hymirec pipeline` first")
         try:
             return int(self._client.get_model_version_by_alias(self.name, alias).version)

@@ -4,12 +4,21 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported. By spinning, as OpenMP has it, a small product takes up to forty times
 # as long when another process works on the same cores; tests then run into their time limit.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same inputs every time, so that a run is green or red for what was changed;
+# HYPOTHESIS_PROFILE=search looks for others, for as long as one likes to wait.
+settings.register_profile(
+    "default", max_examples=40, deadline=None, database=None, derandomize=True
+)
+settings.register_profile("search", max_examples=5000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 END_TO_END = Path(__file__).parent / "end_to_end"
 

@@ -55,7 +55,7 @@ class Series:
         client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         experiment_id = (
-            client.create_experiment(EXPERIMENT, (home.mlflow / "artifacts").as_uri())
+            client.create_experiment(EXPERIMENT, home.artifact_uri)
             if experiment is None
             else experiment.experiment_id
         )

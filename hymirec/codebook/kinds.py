@@ -14,6 +14,7 @@ from hymirec.codebook.additive import AdditiveCodebook, AdditiveConfig
 from hymirec.codebook.base import Codebook, checked_vectors
 from hymirec.codebook.residual import ResidualCodebook, ResidualConfig
 from hymirec.errors import DataError
+from hymirec.seal import naming_the_place
 
 MAX_EXACT = 65_536
 
@@ -82,7 +83,7 @@ def codebook_from_tensors(tensors: Mapping[str, Tensor], prefix: str = "") -> Co
     """Rebuild a codebook from a state dict that holds it under `prefix`.
 
     Raises:
-        DataError: no codebook is among the tensors.
+        DataError: no codebook is among the tensors, or one of another shape.
     """
     inner = {
         name.removeprefix(prefix): tensor
@@ -91,6 +92,8 @@ def codebook_from_tensors(tensors: Mapping[str, Tensor], prefix: str = "") -> Co
     }
     for kind in _KINDS:
         if kind.tensor_name in inner:
+            if inner[kind.tensor_name].dim() != 3:
+                raise DataError(f"codebook: {kind.tensor_name} are not layers × entries × width")
             return kind.from_tensors(inner)
     names = " or ".join(prefix + kind.tensor_name for kind in _KINDS)
     raise DataError(f"no codebook among the tensors {', '.join(sorted(tensors))}: no {names}")
@@ -100,9 +103,10 @@ def load_codebook(path: Path) -> Codebook:
     """Read what `Codebook.save` wrote, of whatever kind.
 
     Raises:
-        DataError: the file holds no codebook.
+        DataError: the file holds no codebook, or is damaged or missing.
     """
-    try:
-        return codebook_from_tensors(load_file(path))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    with naming_the_place(path):
+        try:
+            return codebook_from_tensors(load_file(path))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error

@@ -24,7 +24,7 @@ from hymirec.supervision import Service
 HOST = "127.0.0.1"
 POOL = "hymirec"
 SETTINGS = "settings.json"
-"""Under `services` in the home: what `up` was told, for the next time."""
+"""Beside the services: what `up` was told, for the next time."""
 
 
 @dataclass
@@ -134,7 +134,7 @@ def _show(home: Home, as_json: bool) -> list[dict[str, Any]]:
 
 def _remembered(home: Home, **given: Any) -> Told:
     """What `up` was told now, and before where nothing is said now."""
-    file = home.root / "services" / SETTINGS
+    file = supervision.folder(home) / SETTINGS
     before = json.loads(file.read_text()) if file.exists() else {}
     told = Told(**before | {key: value for key, value in given.items() if value is not None})
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def _start(home: Home, name: str, told: Told) -> None:
         supervision.stop(home, running)
     service = SERVICES[name](home, told)
     if service is None:
-        out.print(f"{name}: there is no champion yet; `hymirec up {name}` when there is one")
+        out.print(f"{name}: {NOT_STARTED[name]}", soft_wrap=True)
         return
     supervision.start(home, service, _environment(home, told, name))
 
@@ -162,7 +162,9 @@ def _prefect(home: Home, told: Told) -> Service:
     return Service("prefect", command, f"http://{HOST}:{port}", "/api/health")
 
 
-def _mlflow(home: Home, told: Told) -> Service:
+def _mlflow(home: Home, told: Told) -> Service | None:
+    if home.mlflow_uri.startswith("http"):
+        return None
     command = [
         program("mlflow"), "server", "--backend-store-uri", home.mlflow_uri, "--workers", "1",
         "--host", HOST, "--port", str(told.mlflow_port),
@@ -199,6 +201,12 @@ SERVICES: dict[str, Callable[[Home, Told], Service | None]] = {
     "gateway": _gateway,
 }
 """In the order in which they are started."""
+
+
+NOT_STARTED = {
+    "gateway": "there is no champion yet; `hymirec up gateway` when there is one",
+    "mlflow": "HYMIREC_MLFLOW names a server that runs already",
+}
 
 
 def program(name: str) -> str:

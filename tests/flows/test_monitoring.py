@@ -204,6 +204,15 @@ def test_one_that_goes_on_failing_harms_nobody(receiver, caplog):
     assert "the webhook did not take 'drift': status 503" in caplog.text
 
 
+def test_the_address_of_a_webhook_is_never_logged(monkeypatch, caplog):
+    secret = "no-scheme/services/T024BE7LD"
+    monkeypatch.setattr(notifying, "_webhook", lambda: Webhook(url=secret, method="POST"))
+    monkeypatch.setattr(notifying.time, "sleep", lambda seconds: None)
+    assert not notify("drift", "still")
+    assert "did not take 'drift'" in caplog.text
+    assert secret not in caplog.text
+
+
 def test_a_failed_flow_run_is_told_in_one_line(receiver):
     run = SimpleNamespace(name="wise-owl", id="42")
     state = SimpleNamespace(message="no disk\nTraceback …", name="Failed")

@@ -66,7 +66,7 @@ def test_stop_ends_it_and_what_it_started_and_nothing_else(home, running):
 
 
 def test_a_number_that_another_program_has_by_now_is_nobody_of_ours(home, running):
-    file = home.root / "services" / "web.json"
+    file = supervision.folder(home) / "web.json"
     other = json.loads(file.read_text()) | {"pid": os.getpid()}
     file.write_text(json.dumps(other))
     recycled = find(home, "web")
@@ -92,7 +92,7 @@ def test_one_that_never_answers_is_not_left_behind(home, monkeypatch):
 
 
 def test_a_damaged_file_is_as_none(home):
-    (home.root / "services").mkdir()
-    (home.root / "services" / "web.json").write_text("{")
+    supervision.folder(home).mkdir(parents=True)
+    (supervision.folder(home) / "web.json").write_text("{")
     assert find(home, "web") is None
     assert found(home) == []
