@@ -79,6 +79,7 @@ def _run(
     # Each step is told below, of all that is decided.
     for logger in ("flows.experiments", "serving.experiments"):
         logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.getLogger("serving.answering").setLevel(logging.CRITICAL)  # injected errors
     scenario = SCENARIOS[name]
     out.print(f"[bold]{name}[/] {scenario.says}", soft_wrap=True)
     crowd = Crowd.make(scenario.num_users, seed)
