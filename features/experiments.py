@@ -127,14 +127,22 @@ def subject_of(name: str) -> str:
 class ExperimentStore:
     """The experiments of one home; may be shared by threads and by processes."""
 
-    def __init__(self, home: Home, url: str | None = None) -> None:
+    def __init__(
+        self, home: Home, url: str | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
         """Open the store, making it where there is none; arguments as `EventLog`.
+
+        Args:
+            home: whose experiments these are.
+            url: as of `EventLog`.
+            clock: tells what time it is; simulations have their own.
 
         Raises:
             UsageError: the address is of no database that can hold it.
             HymirecError: the database cannot be used.
         """
         self.home = home
+        self.clock = clock
         self.log = AuditLog(home, url)
         self._database = LogDatabase(home, "experiment store", url)
         self._database.make(_METADATA)
@@ -185,7 +193,7 @@ class ExperimentStore:
                 "state": "draft",
                 "step": 0,
                 "versions": "{}",
-                "created": time.time(),
+                "created": self.clock(),
                 "winner": "",
                 "reason": "created",
                 "revision": self.revision() + 1,
@@ -216,7 +224,7 @@ class ExperimentStore:
 
         def change(stored: StoredExperiment) -> dict[str, Any]:
             self._refuse_overlap(replace(stored, versions=dict(versions)))
-            now = time.time()
+            now = self.clock()
             return {
                 "state": "running", "versions": json.dumps(dict(versions)), "started": now,
                 "step_since": now,
@@ -247,7 +255,7 @@ class ExperimentStore:
                     f"{name} is at step {stored.step + 1}: going back would take the variant away "
                     "from users who have it; pause it instead"
                 )
-            return {"step": goal, "step_since": time.time()}
+            return {"step": goal, "step_since": self.clock()}
 
         return self._move("ramped", name, ("running",), change, reason, actor=actor,
                           evidence=evidence)  # fmt: skip
@@ -295,7 +303,7 @@ class ExperimentStore:
         def change(stored: StoredExperiment) -> dict[str, Any]:
             if winner:
                 stored.experiment.variant(winner)
-            return {"state": state, "ended": time.time(), "winner": winner}
+            return {"state": state, "ended": self.clock(), "winner": winner}
 
         come_from: tuple[State, ...] = ("running", "paused")
         if state == "stopped":

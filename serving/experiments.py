@@ -60,13 +60,18 @@ class ExperimentRollout:
     A context manager: experiments are followed and exposures written inside.
     """
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, *, clock: Callable[[], float] = time.time) -> None:
         """Open the stores.
+
+        Args:
+            home: whose experiments these are.
+            clock: tells what time it is; simulations have their own.
 
         Raises:
             HymirecError: the database cannot be used.
         """
-        self._store = ExperimentStore(home)
+        self._clock = clock
+        self._store = ExperimentStore(home, clock=clock)
         self._journal = ExposureJournal(home)
         self._revision = -1
         self._running: tuple[_Running, ...] = ()
@@ -117,6 +122,14 @@ class ExperimentRollout:
         self._begun |= {one.name for one in self._running if self._can_begin(one)}
         self._splits = tuple(one.split for one in self._running if one.name in self._begun)
 
+    def flush(self) -> None:
+        """Bring all exposures so far into the log now.
+
+        Raises:
+            HymirecError: the log cannot be written; nothing is lost.
+        """
+        self._journal.drain()
+
     def _can_begin(self, one: _Running) -> bool:
         return all(self._is_ready(version) for version in set(one.stored.versions.values()))
 
@@ -150,8 +163,9 @@ class ExperimentRollout:
         """Write down what is about to be shown to a user."""
         if answered.user_id is None:
             return
+        now = self._clock()
         for part in answered.route.context or (None,):
-            self._journal.append(_exposure(answered, answered.user_id, part))
+            self._journal.append(_exposure(answered, answered.user_id, part, now))
 
     async def on_shadow(self, shadowed: Shadowed) -> None:
         """Write down how a list compares that nobody is shown."""
@@ -161,7 +175,7 @@ class ExperimentRollout:
         self._journal.append(
             ShadowAnswer(
                 request_id=shadowed.answered.request_id,
-                time=time.time(),
+                time=self._clock(),
                 experiment=part.running.name,
                 overlap=overlap(shown, found),
                 same_first=bool(shown and found and shown[0] == found[0]),
@@ -201,7 +215,7 @@ def _route(parts: list[_Part]) -> Route:
     )
 
 
-def _exposure(answered: Answered, user_id: str, part: _Part | None) -> Exposure:
+def _exposure(answered: Answered, user_id: str, part: _Part | None, now: float) -> Exposure:
     answer = answered.answer
     degraded = answer["degraded"] or ""
     is_fallback = degraded in FALLBACKS or degraded == NOT_ROUTED
@@ -217,7 +231,7 @@ def _exposure(answered: Answered, user_id: str, part: _Part | None) -> Exposure:
     items = answer["recommendations"]
     return Exposure(
         request_id=answered.request_id,
-        time=time.time(),
+        time=now,
         experiment=experiment,
         user_id=user_id,
         variant=variant,
