@@ -189,53 +189,42 @@ class ExperimentRollout:
 def _route(parts: list[_Part]) -> Route:
     """The route of all that a user takes part in; the part that chooses the version comes first."""
     parts.sort(key=lambda part: not part.running.stored.chooses_versions)
-    first = parts[0]
-    experiment, stored = first.running.stored.experiment, first.running.stored
     settings: dict[str, Any] = {}
+    called = []
     for part in parts:
-        if part.running.stored.experiment.mode == "ab":
+        mode = part.running.stored.experiment.mode
+        if mode == "ab":
             settings |= part.variant.settings
-    called = ", ".join(
-        f"{part.running.name}/{part.variant.name}"
-        for part in parts
-        if part.running.stored.experiment.mode == "ab"
+            called.append(f"{part.running.name}/{part.variant.name}")
+        elif mode == "interleaving":  # both variants are shown; of a shadow neither is
+            called.append(part.running.name)
+    stored, named = parts[0].running.stored, ", ".join(called)
+    if stored.experiment.mode == "ab":
+        return Route(stored.versions[parts[0].variant.name], settings, named, context=parts)
+    control, treatment = stored.experiment.variants
+    beside = Beside(
+        stored.versions[treatment.name],
+        settings | treatment.settings,
+        is_mixed=stored.experiment.mode == "interleaving",
     )
-    if experiment.mode == "ab":
-        return Route(stored.versions[first.variant.name], settings, called, context=parts)
-    is_mixed = experiment.mode == "interleaving"
-    control, treatment = experiment.variants
-    return Route(
-        stored.versions[control.name],
-        settings | control.settings,
-        ", ".join([experiment.name, called] if called else [experiment.name])
-        if is_mixed
-        else called,  # a shadow is not seen
-        Beside(stored.versions[treatment.name], settings | treatment.settings, is_mixed),
-        parts,
-    )
+    return Route(stored.versions[control.name], settings | control.settings, named, beside, parts)
 
 
 def _exposure(answered: Answered, user_id: str, part: _Part | None, now: float) -> Exposure:
     answer = answered.answer
     degraded = answer["degraded"] or ""
     is_fallback = degraded in FALLBACKS or degraded == NOT_ROUTED
-    version, experiment, variant, mode, propensity, is_override = (
-        answer["model_version"], "", "", "", 1.0, False,
-    )  # fmt: skip
-    if part is not None:
-        experiment, variant = part.running.name, part.assignment.variant
-        mode = part.running.stored.experiment.mode
-        propensity, is_override = part.assignment.propensity, part.assignment.is_override
+    version = answer["model_version"]
     if answered.teams and answered.route.beside is not None:
         version = f"{version}+{answered.route.beside.version}"
     items = answer["recommendations"]
     return Exposure(
         request_id=answered.request_id,
         time=now,
-        experiment=experiment,
+        experiment=part.running.name if part else "",
         user_id=user_id,
-        variant=variant,
-        mode=mode,
+        variant=part.variant.name if part else "",
+        mode=part.running.stored.experiment.mode if part else "",
         model_version=version,
         codebook_id=answer["codebook_id"],
         feature_age_seconds=answer["feature_age_seconds"],
@@ -244,8 +233,8 @@ def _exposure(answered: Answered, user_id: str, part: _Part | None, now: float) 
         # A version on its way up is no error of that version.
         error=degraded if degraded in FALLBACKS else "",
         is_fallback=is_fallback,
-        is_override=is_override,
-        propensity=propensity,
+        is_override=part.assignment.is_override if part else False,
+        propensity=part.assignment.propensity if part else 1.0,
         latency_ms=1000 * answered.seconds,
         items=_ids(items),
         interests=[one["interest"] for one in items],

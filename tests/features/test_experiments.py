@@ -133,7 +133,7 @@ def test_two_layers_may_not_set_the_same(store):
                               variants=[variants[0], variants[1] | settings]))  # fmt: skip
     same = {"control": 7, "longer": 7}
     store.start("one", same)
-    with pytest.raises(UsageError, match=r"two and one .running. both set k, so they have to share"):
+    with pytest.raises(UsageError, match=r"two and one .running. both set k, so"):
         store.start("two", same)
     store.start("three", same)
 
