@@ -17,9 +17,11 @@ from hymirec.errors import UsageError
 LAYOUT = 1
 """Of the homes that this release makes and works with; see `hymirec.upgrades`."""
 ENV_HOME = "HYMIREC_HOME"
-ENV_MLFLOW, ENV_ARTIFACTS = "HYMIREC_MLFLOW", "HYMIREC_ARTIFACTS"
-"""Addresses of MLflow's store and of its artifacts, where machines share them."""
 """The directory that holds all state, where `--home` does not say."""
+ENV_MLFLOW = "HYMIREC_MLFLOW"
+"""Address of MLflow's store or server, any that MLflow takes; a file of the home if not set."""
+ENV_ARTIFACTS = "HYMIREC_ARTIFACTS"
+"""Where a new home's MLflow artifacts go, any URI that MLflow takes; the home if not set."""
 DEFAULT_HOME = Path(".hymirec")
 
 

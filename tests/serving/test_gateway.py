@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from features.event_log import EventLog
 from serving.gateway import MAX_BODY, create_app, without_paths
+from serving.metrics import STAGES
 from serving.rollout import ChampionOnly, Route
 from serving.tokens import ENV_TOKENS, Tokens
 
@@ -49,7 +50,7 @@ def test_events_are_in_the_log_when_they_are_acknowledged(client, log):
         ({"events": []}, "events: List should have at least 1"),
         ({}, "events: Field required"),
         ([GOOD], ""),
-        ("{", "1: JSON decode error"),
+        ("{", "the body is no JSON: "),
         (b"\xff\xfe\x00", ""),
         ({"events": [GOOD], "dry_run": True}, "dry_run: Extra inputs"),
     ],
@@ -59,7 +60,7 @@ def test_a_wrong_request_is_refused_whole_with_the_fields_name(client, log, body
     answer = client.post(
         "/v1/events", content=content, headers={"content-type": "application/json"}
     )
-    assert answer.status_code == (400 if body == b"\xff\xfe\x00" else 422)
+    assert answer.status_code == (400 if body in ("{", b"\xff\xfe\x00") else 422)
     (error,) = answer.json().values()
     assert error.startswith(message)
     assert error.endswith("(nothing of this request was taken)")
@@ -143,11 +144,20 @@ def test_an_answer_says_who_gave_it(client):
     ]  # fmt: skip
     assert headers["x-request-id"] == "abc-1"
     stages = dict(part.split(";dur=") for part in headers["server-timing"].split(", "))
-    assert set(stages) == {"total", "gateway", "mlflow", "features", "model", "search"}
+    assert set(stages) == set(STAGES)
     text = client.get("/metrics").text
     assert 'hymirec_answers_total{degraded="",model_version="1",served_by="full"} 1.0' in text
     assert 'hymirec_latency_seconds_count{stage="mlflow"} 1.0' in text
     assert "hymirec_feature_age_seconds_count 1.0" in text
+
+
+def test_answers_are_marked_while_events_wait_for_too_long(client, monkeypatch):
+    gateway = client.app.state.gateway
+    for lag, said in ((61.0, "late events"), (59.0, None)):
+        monkeypatch.setattr(gateway.lag, "_lag_seconds", lambda lag=lag: lag)
+        gateway.lag.look()
+        answer = client.post("/v1/recommendations", json={"user_id": "u1"}).json()
+        assert (answer["served_by"], answer["degraded"]) == ("full", said)
 
 
 def test_several_are_answered_in_their_order(client):
