@@ -98,7 +98,7 @@ def _run(
     store.close()
     start(place, NAME, reason="the simulation begins", clock=simulation.calendar)
     stored = asyncio.run(simulation.run())
-    found = {"scenario": name, "mode": mode, "expected": scenario.verdict}
+    found: dict[str, Any] = {"scenario": name, "mode": mode, "expected": scenario.verdict}
     found |= report(simulation, stored)
     if again:
         found["again"] = false_alarms(simulation, again)

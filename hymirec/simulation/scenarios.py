@@ -76,8 +76,8 @@ SCENARIOS = {
         Skill(seed=2, skill=BETTER_SKILL), "ramped", num_users=3000, days=14, ramp=_RAMP,
     ),
     "equal": Scenario(
-        "The challenger is as good as the champion: nothing is found, and nothing promoted.",
-        Skill(seed=2, skill=CHAMPION_SKILL), "held", num_users=3000, days=14, ramp=_RAMP,
+        "The challenger answers as the champion does: nothing is found, and nothing promoted.",
+        Skill(seed=1, skill=CHAMPION_SKILL), "held", num_users=3000, days=14, ramp=_RAMP,
     ),
     "broken": Scenario(
         "The challenger cannot answer half of its users: it is rolled back before many see it.",
@@ -86,7 +86,7 @@ SCENARIOS = {
     ),
     "skewed": Scenario(
         "A broken splitter gives some of the control's users to the challenger: it is paused.",
-        Skill(seed=2, skill=CHAMPION_SKILL), "paused", num_users=3000, days=14,
+        Skill(seed=1, skill=CHAMPION_SKILL), "paused", num_users=3000, days=14,
         ramp=((1.0, 600),), misrouted=0.3,
     ),
 }  # fmt: skip

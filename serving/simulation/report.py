@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from features.event_log import EventLog
 from features.experiments import StoredExperiment
@@ -12,7 +13,7 @@ from features.exposures import ExposureLog
 from features.outcomes import events_of, outcomes
 from hymirec.abtest.analysis import estimate
 from hymirec.abtest.assignment import place
-from hymirec.abtest.metrics import METRICS, VARIANT
+from hymirec.abtest.metrics import METRICS
 from hymirec.simulation.recommender import SimulatedRecommender
 from hymirec.simulation.scenarios import CONTROL, LIST_LENGTH, NAME, TREATMENT
 from serving.simulation.run import Simulation
@@ -70,22 +71,26 @@ def false_alarms(simulation: Simulation, experiments: int) -> dict[str, Any]:
     exposures.close()
     experiment = simulation.scenario.experiment("ab")
     metric = METRICS[experiment.primary]
+    first_half = pd.DataFrame(
+        {n: [place(user, f"again:{n}:") < 0.5 for user in users] for n in range(experiments)},
+        index=users,
+    )
     alarms = np.zeros(experiments, dtype=bool)
     for moment in np.quantile(rows["time"], np.arange(1, LOOKS + 1) / LOOKS):
         seen = outcomes(
             experiment, rows[rows["time"] <= moment].assign(variant=CONTROL),
             events[events["time"] <= moment + 3600], started=started,
         ).users  # fmt: skip
+        halves = first_half.loc[seen["user_id"]].to_numpy()
         for number in range(experiments):
-            first = seen["user_id"].map(lambda user, n=number: place(user, f"again:{n}:") < 0.5)
+            first = halves[:, number]
             found = estimate(
                 seen[first], seen[~first], metric, TREATMENT, alpha=experiment.alpha,
                 planned=experiment.planned_users,
             )  # fmt: skip
-            if found is not None and found.interval[0] is not None:
+            if found is not None:
                 low, high = found.interval
-                alarms[number] |= low > 0 or (high or 0.0) < 0
-    assert VARIANT in seen
+                alarms[number] |= low is not None and high is not None and not low <= 0 <= high
     return {
         "experiments": experiments,
         "looks": LOOKS,
