@@ -99,7 +99,7 @@ class SimulatedRecommender:
         if place(user_id, f"fails:{self.skill.seed}:") < self.skill.fails:
             raise HymirecError("injected: this version cannot answer this user")
         wishes = self.crowd.wishes[number]
-        rank = (np.argsort(np.argsort(-wishes)) + 1).tolist()
+        rank = np.where(wishes > 0, np.argsort(np.argsort(-wishes)) + 1, 0).tolist()
         return [
             self._item(item, float(wishes[self.crowd.topics[item]]), rank[self.crowd.topics[item]])
             for item in self.items(number, min(k, MOST_ITEMS)).tolist()
