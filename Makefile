@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench serve clean
+.PHONY: install demo test lint audit bench serve clean
 
 demo: .venv/installed
 	$(BIN)/hymirec demo
@@ -16,6 +16,10 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Known vulnerabilities of the pinned packages, as far as the advisory service can be reached.
+audit: .venv-audit/installed
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --timeout 20
+
 # The peer needs another numpy, so it has an environment of its own.
 bench: .venv/installed-dev .venv-peers/installed
 	$(BIN)/python benchmarks/dmil.py
@@ -25,6 +29,7 @@ bench: .venv/installed-dev .venv-peers/installed
 	$(BIN)/python benchmarks/cold_items.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/features.py --publication
+	$(BIN)/python benchmarks/serving.py
 
 serve: .venv/installed
 	$(BIN)/hymirec serve
@@ -46,5 +51,10 @@ install: .venv/installed
 	    'torch==2.13.0'
 	touch $@
 
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit==2.10.1'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-peers .hymirec
+	rm -rf .venv .venv-audit .venv-peers .hymirec

@@ -156,7 +156,8 @@ class Fleet:
         wanted = {aliases[alias]: 1 for alias in self.settings.ready if alias in aliases}
         if self.previous is not None:
             recent = time.monotonic() - self._switched_at < self.settings.full_seconds
-            wanted[self.previous.info.version] = full if recent else 1
+            # What it has, no more: the processor is the champion's.
+            wanted[self.previous.info.version] = self.previous.wanted if recent else 1
         wanted |= dict.fromkeys(self.rollout.versions(), full)
         return wanted | {coming.info.version: full, self.champion.info.version: full}
 

@@ -48,6 +48,7 @@ from serving.dispatch import LostError
 from serving.docs_page import add_docs
 from serving.fleet import Fleet
 from serving.guard import Guard
+from serving.hooks import add_hooks
 from serving.live_parity import LiveParity
 from serving.metrics import Metrics
 from serving.rollout import ChampionOnly, Rollout
@@ -210,6 +211,7 @@ def create_app(
     _add_recommendations(app, gateway)
     _add_events(app, gateway)
     _add_operations(app, gateway)
+    add_hooks(app, fleet.look_now)
     add_docs(app)
     console = add_console(app, home, gateway, desk, sessions) if desk else None
     return app

@@ -52,6 +52,7 @@ PER_REQUEST = 32
 AT_ONCE = 4
 """Requests under way."""
 READY_SECONDS = 120.0
+PATIENT_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 
 ReadOut = Callable[[str, Callable[[], float]], dict[str, Any]]
@@ -182,7 +183,8 @@ class Simulation:
             else ExperimentRollout(self.home, clock=self.calendar)
         )  # fmt: skip
         with rollout:
-            settings = GatewaySettings(replicas=1, standby=False)
+            # Of simulated days a machine may take any time: what is slow here is not the version.
+            settings = GatewaySettings(replicas=1, standby=False, answer_seconds=PATIENT_SECONDS)
             registry = Registry(self.home, self._model)
             fleet = Fleet(registry, self._alias, rollout, settings, PROGRAM)
             rollout.serve_from(lambda version: fleet.served(version) is not None)

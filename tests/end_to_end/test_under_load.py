@@ -170,6 +170,12 @@ def test_ten_promotions_and_rollbacks_fail_nobody(gateway, registry):
 
 
 def test_a_killed_model_server_costs_nobody_an_answer(gateway, home):
+
+    def whole():
+        state = requests.get(f"{gateway}/version", timeout=5).json()
+        return all(one["servers"] == one["wanted"] for one in state["versions"])
+
+    until(whole, 200)
     with Load(gateway) as load:
         until(lambda: load.latest() is not None, 30)
         servers = requests.get(f"{gateway}/version", timeout=5).json()
@@ -179,8 +185,7 @@ def test_a_killed_model_server_costs_nobody_an_answer(gateway, home):
 
         def back():
             state = requests.get(f"{gateway}/version", timeout=5).json()
-            every = all(one["servers"] == one["wanted"] for one in state["versions"])
-            return every and sum(one["restarts"] for one in state["versions"]) > restarts
+            return whole() and sum(one["restarts"] for one in state["versions"]) > restarts
 
         until(back, 60)
         print(f"back after {time.monotonic() - killed:.1f} s")

@@ -5,9 +5,11 @@ import time
 
 import pytest
 from fastapi.testclient import TestClient
+from mlflow.webhooks.delivery import _generate_hmac_signature
 
 from features.event_log import EventLog
 from serving.gateway import MAX_BODY, create_app, without_paths
+from serving.hooks import ENV_SECRET
 from serving.metrics import STAGES
 from serving.rollout import ChampionOnly, Route
 from serving.tokens import ENV_TOKENS, Tokens
@@ -308,6 +310,30 @@ def test_without_tokens_a_page_elsewhere_cannot_ask(client):
         "/v1/events", content=json.dumps({"events": [GOOD]}), headers={"content-type": "text/plain"}
     )
     assert answer.status_code == 415
+
+
+def test_a_webhook_of_mlflow_makes_the_gateway_look(home, make_fleet, monkeypatch):
+    monkeypatch.setenv(ENV_SECRET, "a secret")
+    fleet = make_fleet()
+    with TestClient(create_app(home, fleet), base_url=LOCAL) as client:
+        body, now = '{"entity": "model_version_alias"}', str(int(time.time()))
+        signed = _generate_hmac_signature("a secret", "d1", now, body)
+        headers = {"x-mlflow-delivery-id": "d1", "x-mlflow-timestamp": now,
+                   "x-mlflow-signature": signed, "content-type": "application/json"}  # fmt: skip
+        old = str(int(now) - 1000)
+        signed_then = _generate_hmac_signature("a secret", "d1", old, body)
+        for wrong in (
+            {"x-mlflow-signature": ""},
+            {"x-mlflow-signature": "v1,é"},
+            {"x-mlflow-delivery-id": "d2"},
+            {"x-mlflow-timestamp": old, "x-mlflow-signature": signed_then},
+        ):
+            sent = {k: v.encode() for k, v in (headers | wrong).items()}
+            assert client.post("/v1/hooks/mlflow", content=body, headers=sent).status_code == 401
+        assert client.post("/v1/hooks/mlflow", content=body, headers=headers).status_code == 204
+    monkeypatch.delenv(ENV_SECRET)
+    with TestClient(create_app(home, make_fleet()), base_url=LOCAL) as client:
+        assert client.post("/v1/hooks/mlflow", content=body, headers=headers).status_code == 404
 
 
 def test_every_answer_is_marked_and_tells_nothing(client):
