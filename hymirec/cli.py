@@ -32,6 +32,7 @@ from hymirec.commands import (
     monitor,
     services,
     serving,
+    simulate,
 )
 from hymirec.commands import features as feature_store
 from hymirec.commands.options import (
@@ -71,6 +72,7 @@ app.command("recommend-all")(batch.recommend_all)
 app.command()(monitor.monitor)
 app.command()(serving.serve)
 app.command()(serving.recommend)
+app.command()(simulate.simulate)
 for service_command in (services.up, services.down, services.status):
     app.command()(service_command)
 
