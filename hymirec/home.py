@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from hymirec.errors import UsageError
 LAYOUT = 1
 """Of the homes that this release makes and works with; see `hymirec.upgrades`."""
 ENV_HOME = "HYMIREC_HOME"
-ENV_MLFLOW, ENV_ARTIFACTS = "HYMIREC_MLFLOW", "HYMIREC_ARTIFACTS"
-"""Addresses of MLflow's store and of its artifacts, where machines share them."""
 """The directory that holds all state, where `--home` does not say."""
+ENV_MLFLOW = "HYMIREC_MLFLOW"
+"""Address of MLflow's store, where machines share it; a SQLite file of the home otherwise."""
+ENV_ARTIFACTS = "HYMIREC_ARTIFACTS"
+"""Address of MLflow's artifacts, where machines share them; a folder of the home otherwise."""
+MLFLOW_STORES = ("http", "https", "postgresql", "mysql", "mssql", "sqlite")
+"""Kinds of address that MLflow knows."""
 DEFAULT_HOME = Path(".hymirec")
 
 
@@ -121,8 +126,15 @@ class Home:
 
     @property
     def mlflow_uri(self) -> str:
-        """MLflow's tracking and registry URI: what `HYMIREC_MLFLOW` says, or a file of the home."""
-        return os.environ.get(ENV_MLFLOW) or f"sqlite:///{self._mlflow_file}"
+        """MLflow's tracking and registry URI: what `HYMIREC_MLFLOW` says, or a file of the home.
+
+        Raises:
+            UsageError: it says what MLflow does not know. Its own message would tell a password.
+        """
+        address = os.environ.get(ENV_MLFLOW)
+        if address and not re.match(rf"({'|'.join(MLFLOW_STORES)})(\+\w+)?://", address):
+            raise UsageError(f"{ENV_MLFLOW} is no address of {', '.join(MLFLOW_STORES)}")
+        return address or f"sqlite:///{self._mlflow_file}"
 
     @property
     def artifact_uri(self) -> str:
