@@ -146,7 +146,8 @@ class ExposureJournal:
             return 0
         new = self._take_in(segment)
         segment.remove()
-        log.info("%d exposures taken over from a process that ended", new)
+        if new:
+            log.info("%d exposures taken over from a process that ended", new)
         return new
 
 

@@ -160,8 +160,23 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 def _pieces(file: pq.ParquetFile, size: int) -> Iterator[tuple[int, pd.DataFrame]]:
-    """Read a file piece by piece; with each, how many rows there were up to its end."""
-    done = 0
-    for batch in file.iter_batches(size):
-        done += batch.num_rows
-        yield done, batch.to_pandas()
+    """Read a file piece by piece; with each, how many rows there were up to its end.
+
+    Row groups are asked for a few at a time, because `iter_batches` holds on to all that it has
+    read until the file's end.
+    """
+    done, group = 0, 0
+    while group < file.num_row_groups:
+        groups: list[int] = []
+        num_rows = 0
+        while group < file.num_row_groups and (
+            not groups or num_rows + file.metadata.row_group(group).num_rows <= size
+        ):
+            num_rows += file.metadata.row_group(group).num_rows
+            groups.append(group)
+            group += 1
+        table = file.read_row_groups(groups)
+        for start in range(0, num_rows, size):
+            piece = table.slice(start, size)
+            done += len(piece)
+            yield done, piece.to_pandas()

@@ -48,8 +48,13 @@ ENV_REGISTRY = "HYMIREC_REGISTRY"
 _CONFIG_FILE = Path(__file__).with_name("feature_store.yaml")
 
 
-def store_config(home: Home) -> RepoConfig:
+def store_config(home: Home, *, mlflow_uri: str = "") -> RepoConfig:
     """Read feature_store.yaml for one home, with the stores that the environment names.
+
+    Args:
+        home: whose stores they are.
+        mlflow_uri: of the MLflow that `store.mlflow` is to speak with; there is none by default,
+            because Feast would import MLflow whenever something is applied or read.
 
     Raises:
         UsageError: an address is of no store there is, or its package is not installed.
@@ -72,21 +77,25 @@ def store_config(home: Home) -> RepoConfig:
             # A connection that a restarted server has dropped is found out before it is used.
             "sqlalchemy_config_kwargs": {"pool_pre_ping": True},
         }
+    if mlflow_uri:
+        settings["mlflow"] = {"enabled": True, "tracking_uri": mlflow_uri, "auto_log": False}
     with _naming_the_package():
         config = RepoConfig(repo_path=home.feast, **settings)
         assert config.online_store  # Feast imports the store here
     return config
 
 
-def open_store(home: Home) -> FeatureStore:
+def open_store(home: Home, *, mlflow_uri: str = "") -> FeatureStore:
     """Open the Feast store of a home in which something is published.
+
+    Arguments as of `store_config`.
 
     Raises:
         VersionError: nothing was ever published there.
         UsageError: as `store_config`.
         HymirecError: the registry cannot be read, or the online store is missing.
     """
-    config = store_config(home)
+    config = store_config(home, mlflow_uri=mlflow_uri)
     nothing = f"no codebook is published in {place(home)}"
     # Feast would make what is not there, and a reader must not.
     if _is_file_registry(config):

@@ -12,7 +12,7 @@ import logging
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -45,41 +45,61 @@ def with_clicks(
 ) -> History:
     """Add the clicks that a history does not hold yet, each where its time puts it.
 
+    Within a second come first the events that the log does not account for, as they stand, and then
+    the log's in the log's order: so that a row whose clicks came one by one, or had to wait for
+    their codes, is the one that all of them together make.
+
     Args:
         history: of one user, in order of time.
-        clicks: all clicks of the user that the log holds.
+        clicks: all clicks of the user that the log holds, in order of time and arrival.
         codes: packed codes, uint8 [bytes per item], by item; a click on an item without one waits
             in the log.
         keep_all: keep more than `MAX_EVENTS` events, for a history that is to be cut at a time.
 
     Returns:
-        The history itself where there is nothing to add; at most `MAX_EVENTS` events, the latest.
+        The history itself where nothing changes; at most `MAX_EVENTS` events, the latest.
     """
     limit = sys.maxsize if keep_all else MAX_EVENTS
-    held = Counter(zip(history.item_ids, history.times.tolist(), strict=True))
+    held = _places_of_logged(history, clicks)
     # What a full row has dropped is no news.
     oldest = history.times[0] if len(history) >= limit else -np.inf
-    new = []
-    for click in clicks:
-        key = (click.item_id, click.time)
-        if held[key] > 0:
-            held[key] -= 1
+    ranks, new = list(range(len(history))), []
+    for rank, click in enumerate(clicks, start=len(history)):
+        if places := held.get((click.item_id, click.time)):
+            ranks[places.popleft()] = rank
         elif click.time <= oldest:
             continue
         elif click.item_id in codes:
+            ranks.append(rank)
             new.append(click)
-    if not new:
-        return history
     times = np.append(history.times, np.array([click.time for click in new], dtype=np.int64))
-    order = np.argsort(times, kind="stable")[-limit:]
+    order = np.lexsort((np.array(ranks), times))[-limit:]
+    if not new and (order == np.arange(len(history))).all():
+        return history
     item_ids = [*history.item_ids, *(click.item_id for click in new)]
-    all_codes = np.concatenate([history.codes, np.stack([codes[one.item_id] for one in new])])
+    all_codes = np.concatenate([history.codes, *(codes[one.item_id][None] for one in new)])
     return replace(
         history,
         item_ids=[item_ids[place] for place in order],
         times=times[order],
         codes=all_codes[order],
     )
+
+
+def _places_of_logged(
+    history: History, clicks: Sequence[Event]
+) -> dict[tuple[str, int], deque[int]]:
+    """Where a history holds events that the log has, by item and second; the last of those alike.
+
+    Of an item that a history holds more often in one second than the log, the first are not its.
+    """
+    keys = list(zip(history.item_ids, history.times.tolist(), strict=True))
+    logged = Counter((click.item_id, click.time) for click in clicks)
+    places: dict[tuple[str, int], deque[int]] = {key: deque(maxlen=n) for key, n in logged.items()}
+    for place, key in enumerate(keys):
+        if key in places:
+            places[key].append(place)
+    return places
 
 
 class HistoryUpdater:

@@ -6,12 +6,12 @@ of the encoder are two thirds: on a second core they cost no time. Nothing heavy
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,18 +66,41 @@ def cosine_error(book: Codebook, vectors: Tensor, codes: Tensor) -> float:
 @contextmanager
 def coding_process() -> Iterator[Code]:
     """Start a process that imports what it takes, and give the function that asks it."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(_get_ready)
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_answer, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
 
-        def ask(encoder: Path, codebook: Path, texts: Sequence[str], items: Sequence[int]) -> Coded:
-            try:
-                return pool.submit(code, encoder, codebook, texts, items).result()
-            except BrokenProcessPool as error:
-                raise HymirecError("the process that reads item texts ended by itself") from error
+    def ask(encoder: Path, codebook: Path, texts: Sequence[str], items: Sequence[int]) -> Coded:
+        try:
+            ours.send((encoder, codebook, texts, items))
+            answer = ours.recv()
+        except (EOFError, OSError) as error:
+            raise HymirecError("the process that reads item texts ended by itself") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
+    try:
         yield ask
+    finally:
+        # It has nothing to put away, and may be importing still what nobody needs any more.
+        process.kill()
+        process.join()
+        ours.close()
 
 
-def _get_ready() -> None:
+def _answer(asked: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
     import hymirec.codebook
     import hymirec.frozen  # noqa: F401
+
+    while True:
+        try:
+            answer: Coded | Exception = code(*asked.recv())
+        except EOFError:
+            return
+        except Exception as error:  # whatever it is, whoever asked has to be told
+            answer = error
+        asked.send(answer)

@@ -27,8 +27,10 @@ FILE = Path(__file__).with_name("prefect.yaml")
 POOL = "hymirec"
 RUNS_AT_ONCE = 3
 """Of the pool: a training, and beside it what takes moments."""
-ENV_DATA, ENV_RECIPE = "HYMIREC_DATA", "HYMIREC_RECIPE"
-"""What `prefect.yaml` puts into the flows' parameters, beside the home."""
+ENV_DATA = "HYMIREC_DATA"
+"""The data folder that `prefect.yaml` puts into the flows' parameters; `hymirec up` sets it."""
+ENV_RECIPE = "HYMIREC_RECIPE"
+"""The recipe, likewise."""
 
 
 def deploy(

@@ -16,7 +16,8 @@ from flows.shards import elsewhere
 from flows.steps import StepResult, find_step, run_step, source_digest
 from flows.tracking import log_metrics, run_training_step
 from hymirec.catalogue import available_workers, embed_catalogue
-from hymirec.codebook import Codebook, fit_codebook, load_codebook
+from hymirec.codebook import Codebook, fit_item_codebook, item_health, load_codebook
+from hymirec.errors import UsageError
 from hymirec.fitting import fit_encoder
 from hymirec.home import Home
 from hymirec.inputs import index_interactions, number_items
@@ -28,6 +29,7 @@ from hymirec.schema import ITEM_ID
 from hymirec.splits import LEAVE_LAST, SplitConfig
 from hymirec.training import LogMetrics
 
+EMBEDDINGS = "embeddings.safetensors"
 ENCODER, CODEBOOK = "encoder", "codebook"
 
 
@@ -54,7 +56,8 @@ def train_encoder(
         )  # fmt: skip
         model.save(output / "first_stage")
         tokenizer.save(str(output / "tokenizer.json"))
-        save_file({"items": vectors.contiguous()}, output / "embeddings.safetensors")
+        tables = {"items": vectors, "by_text": model.tower.texts_as_read()}
+        save_file({name: table.contiguous() for name, table in tables.items()}, output / EMBEDDINGS)
 
     return run_training_step(home, ENCODER, _encoder_inputs(data, recipe, split), run_id, work)
 
@@ -92,19 +95,30 @@ def read_first_stage(encoder: StepResult) -> NextItemRecommender:
 
 def read_embeddings(encoder: StepResult) -> Tensor:
     """Unit item embeddings [N + 1, D]; row 0 is padding."""
-    return load_file(encoder.directory / "embeddings.safetensors")["items"]
+    return load_file(encoder.directory / EMBEDDINGS)["items"]
+
+
+def read_texts(encoder: Path) -> Tensor:
+    """What the catalogue's texts alone say, [N + 1, D] as the embeddings.
+
+    Raises:
+        UsageError: an earlier version made this encoder.
+    """
+    tables = load_file(encoder / EMBEDDINGS)
+    if "by_text" not in tables:
+        raise UsageError("the encoder does not tell what texts alone say: run `hymirec pipeline` "
+                         "again to train one that does")  # fmt: skip
+    return tables["by_text"]
 
 
 def build_codebook(home: Home, encoder: StepResult, recipe: Recipe, run_id: str) -> StepResult:
     """Fit the codebook on the catalogue and encode every item; log its health."""
 
     def work(output: Path, checkpoints: Path) -> None:
-        embeddings = read_embeddings(encoder)[1:]
-        codebook = fit_codebook(embeddings, recipe.codebook, seed=recipe.first_training.seed)
-        codebook.save(output / "codebook.safetensors")
-        np.save(output / "codes.npy", codebook.encode(embeddings).numpy())
-        health = codebook.health(embeddings) | {"bytes_per_item": float(codebook.bytes_per_item)}
-        (output / "health.json").write_text(json.dumps(health, indent=2))
+        vectors, by_text = read_embeddings(encoder)[1:], read_texts(encoder.directory)[1:]
+        seed = recipe.first_training.seed
+        codebook = fit_item_codebook(vectors, by_text, recipe.codebook, seed=seed)
+        write_codebook(output, codebook, vectors, by_text, seed=seed)
 
     step = run_step(home, CODEBOOK, _codebook_inputs(encoder, recipe), work)
     log_metrics(run_id, {f"codebook/{name}": value for name, value in read_health(step).items()})
@@ -120,8 +134,19 @@ def _codebook_inputs(encoder: StepResult, recipe: Recipe) -> dict[str, object]:
     return {"encoder": encoder.digest, **recipe.model_dump(mode="json", include={"codebook"})}
 
 
+def write_codebook(
+    output: Path, codebook: Codebook, vectors: Tensor, by_text: Tensor, *, seed: int
+) -> None:
+    """Write a codebook of items, their codes and its health; arguments as of `item_health`."""
+    codebook.save(output / "codebook.safetensors")
+    np.save(output / "codes.npy", codebook.encode(vectors).numpy())
+    health = item_health(codebook, vectors, by_text, seed=seed)
+    health["bytes_per_item"] = float(codebook.bytes_per_item)
+    (output / "health.json").write_text(json.dumps(health, indent=2))
+
+
 def read_health(codebook: StepResult) -> dict[str, float]:
-    """See `Codebook.health`; and `bytes_per_item`."""
+    """See `item_health`; and `bytes_per_item`."""
     return json.loads((codebook.directory / "health.json").read_text())
 
 

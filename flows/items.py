@@ -47,7 +47,7 @@ from hymirec.texts import item_texts
 log = logging.getLogger(__name__)
 
 DRIFT_ALARM = 1.5
-"""How many times training's mean cosine error the items published may have."""
+"""How many times the mean cosine error on training's texts the items published may have."""
 _ROUNDING = 1e-6
 """Of cosines: a codebook without any error in training is not expected to have less."""
 
@@ -57,7 +57,8 @@ class Published:
     """What one call did under one codebook.
 
     `cosine_error` is the mean of 1 - cosine between the published items' vectors and what their
-    codes decode to, `training_error` that of the items the codebook was fitted on.
+    codes decode to, `training_error` that of training's texts, those that the codebook was not
+    fitted on: what to expect of items without events.
     """
 
     codebook_id: str
@@ -146,7 +147,7 @@ def _publish(
         coded.codes,
         _categories(catalogue.iloc[rows], served.info.get("category_column", "")),
     )
-    users = _bring_online(home, served.codebook_id, additions)
+    users = bring_online(home, served.codebook_id, additions)
     publish(directory, additions)
     seconds = time.monotonic() - started
     result = replace(result, users=users, seconds=seconds, **_drift(served, coded, alarm))
@@ -180,7 +181,7 @@ def _known_items(served: ServedVersion) -> pd.DataFrame:
     return items
 
 
-def _bring_online(home: Home, codebook_id: str, additions: Additions) -> int:
+def bring_online(home: Home, codebook_id: str, additions: Additions) -> int:
     """Write codes, then the clicks that waited for them; how many users had some."""
     FeatureWriter(home, codebook_id).write_item_codes(additions.item_ids, additions.codes)
     events = EventLog(home)
@@ -195,12 +196,12 @@ def _bring_online(home: Home, codebook_id: str, additions: Additions) -> int:
 def _drift(served: ServedVersion, coded: Coded, alarm: float) -> dict[str, Any]:
     error = coded.cosine_error
     health = json.loads((served.codebook / "health.json").read_text())
-    training = 1 - health["cosine"]
+    training = 1 - health.get("text_cosine", health["cosine"])  # earlier versions: one for all
     drift = error > alarm * training + _ROUNDING
     if drift:
         log.warning(
-            "items: codebook %s has drifted: cosine error %.4f on these items, %.4f in training: "
-            "`hymirec codebook update` refits it", served.codebook_id, error, training,
+            "items: codebook %s has drifted: cosine error %.4f on these items, %.4f on texts of "
+            "training: `hymirec codebook update` refits it", served.codebook_id, error, training,
         )  # fmt: skip
     return {"cosine_error": error, "training_error": training, "drift": drift}
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
+import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
-from features.offline import read_histories
+from features.lineage import tell_run
+from features.offline import read_histories, read_user_ids
 from flows.data import DataRef
-from flows.encode import read_codebook, read_codes, read_health
+from flows.encode import read_codebook, read_codes, read_health, read_texts, write_codebook
+from flows.items import bring_online, publishing
 from flows.locks import alone_in
 from flows.promote import GATE_METRIC, place_new
 from flows.publish import publish_codes
@@ -32,11 +35,12 @@ from flows.served import ServedVersion, served_versions
 from flows.settings import CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
 from flows.steps import StepResult, run_step
 from flows.tracking import log_component, log_metrics, tracked_run
-from hymirec.additions import publications, read
-from hymirec.codebook import CodebookConfig, fit_codebook
+from hymirec.additions import Additions, publications, publish, read
+from hymirec.codebook import Codebook, CodebookConfig, fit_item_codebook
 from hymirec.errors import UsageError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
+from hymirec.frozen import FrozenEncoder
 from hymirec.home import Home
 from hymirec.inputs import index_history, number_items
 from hymirec.models.popularity import PopularityRecommender
@@ -87,12 +91,13 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
     package = RecommenderPackage.load(served.package).extended(additions)
     tags = {"parent_version": served.name, "codebook_update": "true"}
     with alone_in(home), tracked_run(home, "codebook", tags) as run_id:
-        step = _refit(home, served, package, [path.name for path in added])
+        step = _refit(home, served, package, additions, [path.name for path in added])
         book = read_codebook(step)
         digest = package.info.data_digest
         ref = DataRef("", home.data / digest, digest)
         item_ids = package.items[ITEM_ID].tolist()
         publish_codes(home, ref, item_ids, read_codes(step), book.id)
+        tell_run(home, book.id, len(read_user_ids(home, book.id)))
         log_metrics(run_id, {f"codebook/{name}": v for name, v in read_health(step).items()})
         recoded = package.recoded(book)
         before, _ = _measure(home, package)
@@ -116,7 +121,10 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
         )
         users = ref.read().interactions[USER_ID].head(1).tolist()
         version = find_version(digest) or register_package(recoded, users, digest, card, parts)
-        passed = place_new(home, version, after, floor) != "refused"
+        # Once it has an alias, whoever publishes items publishes under it as well.
+        with publishing(home):
+            _carry_over(home, served.codebook_id, book, {path.name for path in added})
+            passed = place_new(home, version, after, floor) != "refused"
         mlflow.set_tag("model_version", f"{MODEL_NAME}/{version.version}")
     log.info("codebook: %s", card)
     return Recoded(
@@ -127,8 +135,9 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
 
 
 def _refit(
-    home: Home, served: ServedVersion, package: RecommenderPackage, added: list[str]
-) -> StepResult:
+    home: Home, served: ServedVersion, package: RecommenderPackage, additions: Additions,
+    added: list[str],
+) -> StepResult:  # fmt: skip
     config: Any = TypeAdapter(CodebookConfig).validate_python(
         {name.removeprefix("codebook."): value for name, value in served.codebook_params.items()}
     )
@@ -136,16 +145,46 @@ def _refit(
     old = package.model.codebook
 
     def work(output: Path, checkpoints: Path) -> None:
-        book = fit_codebook(vectors, config, start=old)
-        book.save(output / "codebook.safetensors")
-        np.save(output / "codes.npy", book.encode(vectors).numpy())
-        health = book.health(vectors) | {"bytes_per_item": float(book.bytes_per_item)}
-        (output / "health.json").write_text(json.dumps(health, indent=2))
+        by_text = _by_text(served, package, additions)
+        book = fit_item_codebook(vectors, by_text, config, start=old)
+        write_codebook(output, book, vectors, by_text, seed=0)
         before = {"cosine": old.health(vectors)["cosine"]}
         (output / "before.json").write_text(json.dumps(before))
 
     inputs = {"codebook": old.id, "added": added, "settings": config.model_dump(mode="json")}
     return run_step(home, "codebook", inputs, work)
+
+
+def _carry_over(home: Home, old_id: str, book: Codebook, taken_in: set[str]) -> None:
+    """Publish under a refitted codebook the items that were published while it was made.
+
+    Doing it again changes nothing.
+
+    Args:
+        home: where, held by `flows.items.publishing`.
+        old_id: the codebook they were published under.
+        book: the refitted one.
+        taken_in: names of the publications that it was fitted on.
+    """
+    later = [one for one in publications(home.catalogue / old_id) if one.name not in taken_in]
+    if (additions := read(later)) is None:
+        return
+    codes = book.encode(torch.from_numpy(additions.vectors)).numpy()
+    additions = replace(additions, codes=codes)
+    bring_online(home, book.id, additions)
+    publish(home.catalogue / book.id, additions)
+    log.info("codebook: %d items that were published meanwhile are carried over", len(additions))
+
+
+def _by_text(served: ServedVersion, package: RecommenderPackage, additions: Additions) -> Tensor:
+    """What texts alone say [N, D] of all items of a package that additions are in."""
+    read_in_training = read_texts(served.encoder)[1:]
+    by_text = torch.zeros(len(package.items), read_in_training.shape[1])
+    by_text[: len(read_in_training)] = read_in_training
+    index = number_items(package.items[ITEM_ID].tolist())
+    rows = [index[item] - 1 for item in additions.item_ids]
+    by_text[rows] = FrozenEncoder.load(served.encoder).embed(additions.texts, [0] * len(rows))
+    return by_text
 
 
 def _errors(step: StepResult) -> dict[str, float]:

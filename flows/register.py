@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +18,9 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
+from features.lineage import tell_run
 from flows.data import DataRef
-from flows.encode import read_items
+from flows.encode import read_codebook, read_items
 from flows.settings import CODEBOOK_TAG, MODEL_NAME
 from flows.steps import StepResult, source_digest, step_digest
 from flows.tracking import REPOSITORY
@@ -72,7 +74,9 @@ def register_model(
     `ENCODER_MODEL_TAG` and `CODEBOOK_MODEL_TAG`.
     """
     items = read_items(data)
+    started = time.monotonic()
     users, histories = read_training_histories(home, data, codebook)
+    tell_run(home, read_codebook(codebook).id, len(users), time.monotonic() - started)
     package = RecommenderPackage.assemble(
         read_recommender(recommender),
         items,

@@ -368,3 +368,10 @@ class ItemTower(Tower):
         vectors[PADDING_INDEX] = 0
         self.train(training)
         return vectors
+
+    @torch.no_grad()
+    def texts_as_read(self) -> Tensor:
+        """What texts alone say, [N + 1, D] as `embeddings_as_read`: how an item begins."""
+        by_text = normalize(self.project(self.last_read), dim=1)
+        by_text[PADDING_INDEX] = 0
+        return by_text

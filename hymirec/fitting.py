@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hymirec.catalogue import Elsewhere, make_tower
 from hymirec.checkpoints import check_settings
-from hymirec.codebook import Codebook, fit_codebook
+from hymirec.codebook import Codebook, fit_item_codebook
 from hymirec.datasets import Dataset
 from hymirec.errors import DataError, UsageError
 from hymirec.evaluation.metrics import summarise
@@ -112,7 +112,9 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
 
     def encode() -> tuple[Tensor, Codebook, NDArray[np.uint8]]:
         items = first_stage.item_vectors()
-        codebook = fit_codebook(items[1:], recipe.codebook, seed=recipe.first_training.seed)
+        by_text = first_stage.tower.texts_as_read()
+        seed = recipe.first_training.seed
+        codebook = fit_item_codebook(items[1:], by_text[1:], recipe.codebook, seed=seed)
         return items, codebook, codebook.encode(items[1:]).numpy()
 
     items, codebook, codes = on_main(encode)

@@ -20,10 +20,10 @@ LAYOUT = 1
 ENV_HOME = "HYMIREC_HOME"
 """The directory that holds all state, where `--home` does not say."""
 ENV_MLFLOW = "HYMIREC_MLFLOW"
-"""Address of MLflow's store, where machines share it; a SQLite file of the home otherwise."""
+"""Address of MLflow's store or server, any that MLflow takes; a file of the home if not set."""
 ENV_ARTIFACTS = "HYMIREC_ARTIFACTS"
-"""Address of MLflow's artifacts, where machines share them; a folder of the home otherwise."""
-MLFLOW_STORES = ("http", "https", "postgresql", "mysql", "mssql", "sqlite")
+"""Where a new home's MLflow artifacts go, any URI that MLflow takes; the home if not set."""
+MLFLOW_STORES = ("http", "https", "postgresql", "mysql", "mssql", "sqlite", "databricks")
 """Kinds of address that MLflow knows."""
 DEFAULT_HOME = Path(".hymirec")
 
@@ -132,7 +132,7 @@ class Home:
             UsageError: it says what MLflow does not know. Its own message would tell a password.
         """
         address = os.environ.get(ENV_MLFLOW)
-        if address and not re.match(rf"({'|'.join(MLFLOW_STORES)})(\+\w+)?://", address):
+        if address and not re.match(rf"({'|'.join(MLFLOW_STORES)})(\+\w+)?(://|$)", address):
             raise UsageError(f"{ENV_MLFLOW} is no address of {', '.join(MLFLOW_STORES)}")
         return address or f"sqlite:///{self._mlflow_file}"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from features.lag import LagLimit
 from hymirec.abtest.interleaving import team_draft
 from hymirec.query import Query
 from hymirec.schema import QUERY, USER_ID
@@ -42,11 +43,12 @@ class Request:
 class Answerer:
     """Answers requests with the versions of a fleet, as a rollout says."""
 
-    def __init__(self, fleet: Fleet, rollout: Rollout, metrics: Metrics) -> None:
-        """Say whom to ask."""
+    def __init__(self, fleet: Fleet, rollout: Rollout, metrics: Metrics, lag: LagLimit) -> None:
+        """Say whom to ask, and who knows whether rows lack events."""
         self.fleet = fleet
         self.rollout = rollout
         self.metrics = metrics
+        self.lag = lag
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def answer(self, ask: Ask, request: Request) -> tuple[dict[str, Any], dict[str, float]]:
@@ -73,7 +75,7 @@ class Answerer:
             "request_id": request.request_id,
             **prediction,
             "user_id": ask.user_id,
-            "degraded": prediction["degraded"] or degraded,
+            "degraded": prediction["degraded"] or degraded or self.lag.degraded,
             "variant": route.variant or None,
         }
         seconds = time.perf_counter() - request.started

@@ -25,6 +25,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
+from features.lag import LagLimit
 from features.updates import EventConsumer
 from hymirec.errors import HymirecError
 from hymirec.home import Home
@@ -81,7 +82,8 @@ class Gateway:
         self.metrics = Metrics()
         self.parity = LiveParity(consumer.event_log, self.metrics.registry)
         self.pulse = Pulse(self.metrics.registry)
-        self.answerer = Answerer(fleet, rollout, self.metrics)
+        self.lag = LagLimit(consumer.lag_seconds)
+        self.answerer = Answerer(fleet, rollout, self.metrics, self.lag)
         self.metrics.gauge(
             "hymirec_event_lag_seconds",
             "Age of the oldest event that is not in the feature store yet.",
@@ -106,7 +108,7 @@ class Gateway:
         stop = threading.Event()
         threads = [
             threading.Thread(target=target, args=(stop,), name=target.__qualname__)
-            for target in (self.consumer.run, self.parity.run, self.pulse.run)
+            for target in (self.consumer.run, self.parity.run, self.lag.run, self.pulse.run)
         ]
         async with self.fleet:
             for thread in threads:

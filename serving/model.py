@@ -24,6 +24,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 from pydantic import ValidationError
 
+from features.leases import Lease
 from features.online import FeatureReader, UserRow
 from hymirec.additions import publications, read
 from hymirec.errors import DataError, HymirecError, UsageError
@@ -65,6 +66,8 @@ class HyMiRecModel(PythonModel):
         home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
         self.features = FeatureReader(home, self.package.info.codebook_id)
         self.max_age = _max_age()
+        codebook_id = self.package.info.codebook_id
+        self.lease = Lease(home, codebook_id, f"version {self.version or 'without a number'}")
         self._no_features_until = 0.0
         self._publications = home.catalogue / self.package.info.codebook_id
         self._taken: set[str] = set()

@@ -31,17 +31,7 @@ def show_readout(stored: StoredExperiment, found: dict[str, Any]) -> None:
     rows += [(one["segment"], one["estimate"]) for one in found["segments"]]
     if rows:
         table = Table()
-        for column in (
-            "",
-            "metric",
-            "variant",
-            "control",
-            "treatment",
-            "lift",
-            "95 %",
-            "p",
-            "note",
-        ):
+        for column in _COLUMNS:
             table.add_column(column)
         for kind, one in rows:
             table.add_row(

@@ -186,7 +186,7 @@ def kill(
 @app.command()
 def conclude(
     name: NameArgument,
-    winner: Annotated[str, typer.Option(help="Variant whose version becomes champion.")],
+    winner: Annotated[str, typer.Argument(help="Variant whose version becomes champion.")],
     reason: ReasonOption = "by hand",
     keep_champion: Annotated[
         bool, typer.Option("--keep-champion", help="Write the winner down, and no more.")

@@ -149,8 +149,9 @@ def drop(
     codebook: Annotated[str, typer.Argument(help="Id of a published codebook.")],
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Drop a codebook's features, unless a model version with an alias needs them."""
+    """Drop a codebook's features, unless a running server or a version with an alias needs them."""
     place = configured(home)
+    from features.leases import refuse_if_served
     from features.withdrawal import withdraw
     from flows.locks import alone_in
     from flows.versions import refuse_if_needed
@@ -160,6 +161,7 @@ def drop(
     # A pipeline might be about to give an alias to a version that needs it.
     with alone_in(place):
         refuse_if_needed(place, codebook)
+        refuse_if_served(place, codebook)
         withdraw(place, codebook)
     out.print(f"codebook {codebook} is dropped: views, service, rows online, files")
 

@@ -22,7 +22,7 @@ def publish(
     home: HomeOption = DEFAULT_HOME,
     model: Annotated[str, typer.Option(help="Alias; by default all that there are.")] = "",
     drift: Annotated[
-        float, typer.Option(help="Times training's cosine error that raise the alarm.", min=0)
+        float, typer.Option(help="Times the error on training's texts that raise the alarm.", min=0)
     ] = 1.5,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,7 +44,8 @@ def publish(
             ""
             if one.cosine_error is None
             else (
-                f"; codebook error {one.cosine_error:.4f}, in training {one.training_error:.4f}"
+                f"; codebook error {one.cosine_error:.4f}, "
+                f"on texts of training {one.training_error:.4f}"
                 + (" (drift alarm)" if one.drift else "")
             )
         )

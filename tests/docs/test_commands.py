@@ -38,7 +38,7 @@ def spans(text):
 
 def words_of(line):
     """A command's words: what is optional counts as given, of alternatives the first."""
-    line = re.sub(r"[\[\]…]", "", re.split(r"\s#|\s{2,}", line)[0])
+    line = re.sub(r"[\[\]…]", "", re.split(r"\s[#&|>]|\s{2,}", line)[0])
     words = shlex.split(re.sub(r"\|[^\s|]+", "", line))
     return [word for word in words if word]
 

@@ -1,14 +1,18 @@
 """One pipeline run on a tiny world, through the command line, shared by all tests here."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from hymirec import cli
 from hymirec.datasets.synthetic import WorldConfig, generate, write_world
 from hymirec.home import Home
 
@@ -41,10 +45,31 @@ def run_hymirec(*arguments: object, program: object = HYMIREC, **environment: st
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
+def run_here(*arguments: object) -> Finished:
+    """Run the command line in this process, which has imported everything once."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch.object(sys, "argv", ["hymirec", *map(str, arguments)]),
+        mock.patch.object(cli, "_show_progress"),  # of this process: it would take pytest's logs
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.main()
+    return Finished(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="session")
 def hymirec():
-    """The command line."""
+    """The command line, a process for each command."""
     return run_hymirec
+
+
+@pytest.fixture(scope="session")
+def hymirec_here():
+    """The command line without the seconds that a new process takes to import everything."""
+    return run_here
 
 
 @pytest.fixture(scope="session")

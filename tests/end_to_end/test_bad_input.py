@@ -24,21 +24,23 @@ def copy_world(world, target):
     return target
 
 
-def test_a_missing_folder_is_named(hymirec, tmp_path):
-    done = hymirec("pipeline", "--data", tmp_path / "none", "--home", tmp_path / "home")
+def test_a_missing_folder_is_named(hymirec_here, tmp_path):
+    done = hymirec_here("pipeline", "--data", tmp_path / "none", "--home", tmp_path / "home")
     assert done.code == 2
     assert "none is not a folder" in error_line(done)
     assert not (tmp_path / "home").exists()
 
 
-def test_an_unknown_recipe_is_answered_with_those_there_are(hymirec, world, tmp_path):
-    done = hymirec("pipeline", "--data", world, "--recipe", "huge", "--home", tmp_path / "home")
+def test_an_unknown_recipe_is_answered_with_those_there_are(hymirec_here, world, tmp_path):
+    done = hymirec_here(
+        "pipeline", "--data", world, "--recipe", "huge", "--home", tmp_path / "home"
+    )
     assert done.code == 2
     assert "no recipe is called 'huge'; there are base, demo, " in error_line(done)
 
 
-def test_an_unknown_backbone_is_named_before_anything_is_done(hymirec, world, tmp_path):
-    done = hymirec(
+def test_an_unknown_backbone_is_named_before_anything_is_done(hymirec_here, world, tmp_path):
+    done = hymirec_here(
         "pipeline", "--data", world, "--backbone", "no/such-model", "--home", tmp_path / "home"
     )
     assert done.code == 2

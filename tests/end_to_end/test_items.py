@@ -12,6 +12,9 @@ import torch
 
 from features.event_log import Event, EventLog
 from features.online import FeatureReader
+from flows import recode
+from flows.items import publish_items
+from hymirec.additions import publications, read
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage
 from serving.client import ask
@@ -65,9 +68,18 @@ def published(copied, file, waiting, hymirec):
 
 
 @pytest.fixture(scope="module")
-def updated(published, copied, hymirec):
-    """What the update of the codebook said."""
-    done = hymirec("codebook", "update", "--home", copied.root, "--json")
+def updated(published, copied, hymirec_here):
+    """What the update of the codebook said, in the middle of which an item was published."""
+    measure = recode._measure
+    late = pd.DataFrame({"item_id": ["late"], "title": ["One Who Came Too Late"]})
+
+    def publish_meanwhile(home, package):
+        publish_items(home, late)
+        return measure(home, package)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(recode, "_measure", publish_meanwhile)
+        done = hymirec_here("codebook", "update", "--home", copied.root, "--json")
     assert done.code == 0, done.stderr
     return done.json
 
@@ -76,7 +88,7 @@ def by_id(answer):
     return {item["item_id"]: item for item in answer["recommendations"]}
 
 
-def test_what_cannot_be_done_is_one_line(copied, file, hymirec, tmp_path):
+def test_what_cannot_be_done_is_one_line(copied, file, hymirec_here, tmp_path):
     no_title = tmp_path / "no_title.csv"
     no_title.write_text("item_id,name\n1,One\n")
     twice = tmp_path / "twice.csv"
@@ -91,7 +103,7 @@ def test_what_cannot_be_done_is_one_line(copied, file, hymirec, tmp_path):
             "no version of hymirec is 'other'",
         ),
     ):
-        done = hymirec(*arguments)
+        done = hymirec_here(*arguments)
         assert done.code == 2
         assert "Traceback" not in done.stderr
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -114,8 +126,10 @@ def test_a_server_that_starts_later_knows_them_too(published, copied):
         assert by_id(ask(server.url, USER, 1000, exclude_seen=False)) == by_id(published[2])
 
 
-def test_publishing_again_costs_nothing_and_is_counted(published, copied, file, hymirec):
-    again = hymirec("items", "publish", file, "--home", copied.root, "--json").json["published"]
+def test_publishing_again_costs_nothing_and_is_counted(published, copied, file, hymirec_here):
+    again = hymirec_here("items", "publish", file, "--home", copied.root, "--json").json[
+        "published"
+    ]
     assert [(one["new"], one["changed"], one["unchanged"]) for one in again] == [(0, 0, 4)]
 
 
@@ -156,3 +170,12 @@ def test_both_codebooks_are_online_with_the_click_and_the_new_items(updated, cop
     rebuilt = package.model.codebook.decode(torch.from_numpy(np.stack(list(codes.values()))))
     vectors = package.model.item_vectors()[[301, 302]]
     assert torch.cosine_similarity(rebuilt, vectors).min() > 0.8
+
+
+def test_an_item_published_during_the_update_is_under_the_new_codebook_too(updated, copied):
+    carried = read(publications(copied.catalogue / updated["codebook_id"]))
+    assert carried.item_ids == ["late"]
+    reader = FeatureReader(copied, updated["codebook_id"])
+    np.testing.assert_array_equal(reader.read_item_codes(["late"])["late"], carried.codes[0])
+    before = read(publications(copied.catalogue / updated["parent_codebook_id"]))
+    assert "late" in before.item_ids

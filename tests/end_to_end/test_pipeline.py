@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from features.offline import read_histories
+from features.definitions import service_name
+from features.lineage import linked_store
+from features.offline import read_histories, read_user_ids
 from features.online import FeatureReader
 from features.training_sets import training_set
 from hymirec.home import Home
@@ -186,20 +188,27 @@ def test_offline_row_equals_online_row_in_tensors_and_scores(home, package):
     assert offline.rows["num_events"][:30].nunique() > 5
 
 
-def test_the_commands_on_features_read_what_the_pipeline_made(home, package, hymirec):
+def test_the_run_and_the_version_lead_to_the_features_they_were_made_with(run, home, package):
+    service = service_name(package.info.codebook_id)
+    assert run.data.tags["feast.feature_service"] == service
+    assert run.data.tags["feast.entity_count"] == str(len(read_user_ids(home, service[-12:])))
+    assert linked_store(home).mlflow.resolve_features("models:/hymirec/champion") == service
+
+
+def test_the_commands_on_features_read_what_the_pipeline_made(home, package, hymirec_here):
     codebook = package.info.codebook_id
-    listed = hymirec("features", "list", "--home", home.root, "--json")
+    listed = hymirec_here("features", "list", "--home", home.root, "--json")
     (row,) = listed.json["codebooks"]
     assert row["codebook_id"] == codebook
     assert row["versions"] == [{"model": "hymirec", "version": 1, "aliases": ["champion"]}]
     statistics = FeatureReader(home, codebook).read_item_statistics(package.items["item_id"])
     counted = sum(one.popularity for one in statistics.values())
     assert counted == sum(map(len, read_histories(home, codebook).values()))
-    shown = hymirec("features", "show", "--user", "u0003", "--home", home.root, "--json")
+    shown = hymirec_here("features", "show", "--user", "u0003", "--home", home.root, "--json")
     assert shown.json["codebooks"][0]["events"][-1]["title"]
-    compared = hymirec("features", "diff", "--home", home.root, "--json")
+    compared = hymirec_here("features", "diff", "--home", home.root, "--json")
     assert (compared.code, compared.json["codebooks"][0]["mismatch_rate"]) == (0, 0)
-    refused = hymirec("features", "drop", codebook, "--home", home.root)
+    refused = hymirec_here("features", "drop", codebook, "--home", home.root)
     assert refused.code == 2
     assert refused.stderr.startswith(f"error: codebook {codebook} is needed by hymirec version 1")
 

@@ -69,8 +69,8 @@ def test_a_history_holds_what_happened_until_then(home):
     )  # fmt: skip
     found = training_set(home, CODEBOOK, asked.assign(label=range(12)))
     assert items_at(found) == [
-        ["i1", "i5", "i2", "i3"], None, ["i1"], ["i1", "i5"], ["i1", "i5"],
-        ["i1", "i5", "i2", "i3"], None, ["i6"], ["i4"], None, ["i4"], None,
+        ["i1", "i5", "i3", "i2"], None, ["i1"], ["i1", "i5"], ["i1", "i5"],
+        ["i1", "i5", "i3", "i2"], None, ["i6"], ["i4"], None, ["i4"], None,
     ]  # fmt: skip
     np.testing.assert_array_equal(found.history(4).codes, CODES[[1, 5]])
     assert found.history(4).times.tolist() == [10, 15]
@@ -96,7 +96,7 @@ def test_a_models_histories_are_cut_at_the_same_time(home):
 def test_a_row_online_forgets_what_a_training_set_keeps(home, monkeypatch):
     monkeypatch.setattr(updates, "MAX_EVENTS", 2)
     assert items_at(training_set(home, CODEBOOK, pairs(("u1", 10), ("u1", 20)))) == [
-        ["i1"], ["i1", "i5", "i2", "i3"],
+        ["i1"], ["i1", "i5", "i3", "i2"],
     ]  # fmt: skip
 
 

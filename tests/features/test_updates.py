@@ -54,7 +54,7 @@ def test_clicks_land_where_their_time_puts_them():
 
 def test_adding_again_adds_nothing():
     before = history(("i1", 10))
-    new = clicks(("i1", 11), ("i2", 9), ("i2", 9))  # twice in one second is twice
+    new = clicks(("i2", 9), ("i2", 9), ("i1", 11))  # twice in one second is twice
     after = with_clicks(before, new, CODES)
     assert events_of(after) == [("i2", 9), ("i2", 9), ("i1", 10), ("i1", 11)]
     assert with_clicks(after, new, CODES) is after
@@ -98,8 +98,24 @@ def test_any_order_and_any_number_of_tries_come_to_the_same():
             known = [new[place] for place in sorted(rng.choice(6, rng.integers(7), replace=False))]
             step = with_clicks(step, known, CODES)
         step = with_clicks(step, new, CODES)
-        assert sorted(events_of(step)) == sorted(events_of(whole))
+        assert events_of(step) == events_of(whole)
         assert (np.diff(step.times) >= 0).all()
+
+
+def test_within_a_second_a_click_that_waited_stands_where_it_came():
+    before = history(("i1", 10), ("i2", 20))
+    new = clicks(("new", 20), ("i3", 20), ("i4", 30))
+    row = with_clicks(before, new, CODES)
+    assert events_of(row) == [("i1", 10), ("i2", 20), ("i3", 20), ("i4", 30)]
+    known = CODES | {"new": np.arange(9, dtype=np.uint8)}
+    assert list(with_clicks(row, new, known).item_ids) == ["i1", "i2", "new", "i3", "i4"]
+    assert with_clicks(row, new, known).item_ids == with_clicks(before, new, known).item_ids
+
+
+def test_within_a_second_what_the_data_alone_holds_comes_first():
+    before = history(("i1", 10), ("i2", 10), ("i1", 10), ("i3", 10))
+    row = with_clicks(before, clicks(("i3", 10), ("i1", 10), ("i4", 10)), CODES)
+    assert [item for item, _ in events_of(row)] == ["i1", "i2", "i3", "i1", "i4"]
 
 
 @pytest.fixture

@@ -41,7 +41,8 @@ def source(world, tmp_path):
 def test_the_step_depends_on_the_models_files_and_its_result_on_nothing(
     world, source, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(flows.tracking, "log_metrics", lambda *args: None)
+    for name in ("log_metrics", "_replay"):
+        monkeypatch.setattr(flows.tracking, name, lambda *args: None)
     home = Home.at(tmp_path / "home").create()
     write_world(world, tmp_path / "world")
     data = ingest(home, tmp_path / "world")

@@ -1,5 +1,7 @@
 """What a published item costs and says, before any store or server stands around it."""
 
+import multiprocessing
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from flows.coding import Coded, coding_process, cosine_error
 from flows.items import _drift, as_catalogue
 from flows.served import served_versions
 from hymirec.codebook import ResidualCodebook
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 from hymirec.texts import item_texts
 
@@ -36,7 +38,7 @@ def test_the_cosine_error_is_one_less_the_cosine():
 
 @pytest.mark.parametrize(("training", "alarm"), [(0.8, False), (0.87, True), (1.0, True)])
 def test_drift_is_an_error_far_above_trainings(training, alarm, tmp_path, caplog):
-    (tmp_path / "health.json").write_text(f'{{"cosine": {training}}}')
+    (tmp_path / "health.json").write_text(f'{{"cosine": 0.9, "text_cosine": {training}}}')
     served = SimpleNamespace(codebook=tmp_path, codebook_id="c0ffee")
     vectors, codes = coded([4.0, 3.0])
     of_these = Coded(vectors.numpy(), codes.numpy(), 0.2)
@@ -67,6 +69,17 @@ def test_an_error_of_the_coding_process_comes_back_in_one_line(tmp_path):
     AXES.save(tmp_path / "codebook.safetensors")
     with coding_process() as code, pytest.raises(UsageError, match="the encoder is not there"):
         code(Path(tmp_path), tmp_path, ["text"], np.array([0]))
+
+
+def test_a_coding_process_that_was_killed_is_one_line_and_one_not_needed_is_not_waited_for():
+    with coding_process() as code:
+        (process,) = multiprocessing.active_children()
+        process.kill()
+        with pytest.raises(HymirecError, match="the process that reads item texts ended"):
+            code(Path("encoder"), Path("codebook"), ["text"], [0])
+    with coding_process():
+        (process,) = multiprocessing.active_children()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_neither_the_feature_store_nor_publishing_items_imports_pytorch():

@@ -150,6 +150,15 @@ def test_an_answer_says_who_gave_it(client):
     assert "hymirec_feature_age_seconds_count 1.0" in text
 
 
+def test_answers_are_marked_while_events_wait_for_too_long(client, monkeypatch):
+    gateway = client.app.state.gateway
+    for lag, said in ((61.0, "late events"), (59.0, None)):
+        monkeypatch.setattr(gateway.lag, "_lag_seconds", lambda lag=lag: lag)
+        gateway.lag.look()
+        answer = client.post("/v1/recommendations", json={"user_id": "u1"}).json()
+        assert (answer["served_by"], answer["degraded"]) == ("full", said)
+
+
 def test_several_are_answered_in_their_order(client):
     asked = {"requests": [{"user_id": f"u{n}", "k": n} for n in range(1, 20)]}
     answers = client.post("/v1/recommendations:batch", json=asked).json()["answers"]
