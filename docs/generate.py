@@ -81,6 +81,17 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("Serving", "Options of `hymirec serve`.", ("serving.settings:GatewaySettings",)),
     (
+        "The gate",
+        "A YAML file, see docs/models.md. The one that comes with the package says what each "
+        "setting is:",
+        (
+            "flows.gate.config:GateConfig",
+            "flows.gate.config:Comparison",
+            "flows.gate.config:Slices",
+            "flows.gate.config:Limit",
+        ),
+    ),
+    (
         "Monitoring",
         "A YAML file. The one that comes with the package says what each setting is:",
         ("flows.monitoring.settings:MonitorConfig", "flows.monitoring.settings:Threshold"),
@@ -100,7 +111,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
 )
 """Heading, what to know first, and `module:class` of what is described."""
-FILES = {"Monitoring": "flows/monitoring/monitor.yaml"}
+FILES = {"Monitoring": "flows/monitoring/monitor.yaml", "The gate": "flows/gate/gate.yaml"}
 """Of a section: the file of defaults, shown whole."""
 
 

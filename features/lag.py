@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 
-from hymirec.errors import HymirecError, UsageError
+from features.limits import read_seconds
+from hymirec.errors import HymirecError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class LagLimit:
         Raises:
             UsageError: the limit that the environment names is none.
         """
-        self.limit = _limit()
+        self.limit = read_seconds(ENV_MAX_LAG, DEFAULT_MAX_LAG)
         self.degraded: str | None = None
         self._lag_seconds = lag_seconds
 
@@ -55,14 +55,3 @@ class LagLimit:
         """Look every second until told to stop."""
         while not stop.wait(SECONDS_BETWEEN_LOOKS):
             self.look()
-
-
-def _limit() -> float:
-    text = os.environ.get(ENV_MAX_LAG, "")
-    try:
-        seconds = float(text) if text else DEFAULT_MAX_LAG
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise UsageError(f"{ENV_MAX_LAG} is {text!r}: a number of seconds above 0 is needed")
-    return seconds

@@ -6,6 +6,7 @@ What is published is listed in Feast's registry (`features.stores`); publishing 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -153,6 +154,29 @@ class FeatureReader:
                 if row[0] is not None
             )
         return found
+
+    @property
+    def schema_digest(self) -> str:
+        """Digest of the fields that are read, by name and type, 12 hex digits."""
+        views = item_view_name(self.codebook_id), history_view_name(self.codebook_id)
+        fields = [
+            f"{kind} {field.name} {field.dtype}"
+            for kind, view in zip(("item", "user"), views, strict=True)
+            for field in self._view(view).features
+        ]
+        return hashlib.sha256("\n".join(sorted(fields)).encode()).hexdigest()[:12]
+
+    def refuse_other_schema(self, digest: str) -> None:
+        """Refuse a model that was registered for other fields; without a digest, none is.
+
+        Raises:
+            VersionError: it was.
+        """
+        if digest and digest != self.schema_digest:
+            raise VersionError(
+                f"the features of codebook {self.codebook_id} have schema {self.schema_digest} in "
+                f"{place(self.home)}, this model was made for {digest}"
+            )
 
     def _read(self, view: str, feature: str, key: str, ids: Sequence[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}

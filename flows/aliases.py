@@ -17,7 +17,6 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from features.audit_log import MOVES, NOTICED, PROMOTION, REFUSAL, ROLLBACK, AuditLog, Entry
-from features.online import list_codebooks
 from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -27,6 +26,8 @@ log = logging.getLogger(__name__)
 PREVIOUS = "previous"
 GATE_TAG = "gate"
 """Of a version: its last verdict, `passed: …`, `failed: …` or `inconclusive: …`."""
+REPORT_TAG = "gate_report"
+"""Of a version: the page of its last passage through the gate."""
 _PAGE = 1000
 
 
@@ -207,6 +208,9 @@ class Aliases:
         Raises:
             UsageError: its codebook is not published.
         """
+        # Imported here since Feast takes seconds, which most moves need not wait for.
+        from features.online import list_codebooks
+
         codebook_id = self._codebook(version)
         if codebook_id not in list_codebooks(self.home):
             raise UsageError(

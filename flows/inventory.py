@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,8 +10,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from features.online import list_codebooks
-from flows.aliases import GATE_TAG, Aliases
+from flows.aliases import GATE_TAG, REPORT_TAG, Aliases
 from flows.settings import CODEBOOK_TAG
+from hymirec.errors import UsageError
+from hymirec.evaluation.table import HEADLINE
 
 TEST = "test/"
 """Prefix of a run's test metrics."""
@@ -47,6 +50,71 @@ def test_metrics(aliases: Aliases, version: ModelVersion) -> dict[str, float]:
     }
 
 
+def differences(
+    aliases: Aliases, first: ModelVersion, second: ModelVersion
+) -> dict[str, list[dict[str, Any]]]:
+    """What two versions differ in.
+
+    Returns:
+        `belongs`, tags, and `settings`, parameters of their runs: `name`, `first`, `second`.
+        `metrics`, those of the test that both have: `name`, `first`, `second`, and where both
+        answered the same users one by one, `difference`, `low` and `high` of its 95 % interval.
+    """
+    tags = [{**one.tags, "run": one.run_id or ""} for one in (first, second)]
+    parameters = [_parameters(aliases, one) for one in (first, second)]
+    measured = [test_metrics(aliases, one) for one in (first, second)]
+    intervals = _intervals(aliases, first, second)
+    rows = [
+        {"name": name, "first": measured[0][name], "second": measured[1][name]}
+        | intervals.get(name, {})
+        for name in HEADLINE
+        if all(name in one for one in measured)
+    ]
+    unlike = [name for name in tags[0] | tags[1] if name not in (GATE_TAG, REPORT_TAG)]
+    return {
+        "belongs": _differing(tags[0], tags[1], unlike),
+        "settings": _differing(parameters[0], parameters[1], sorted(parameters[0] | parameters[1])),
+        "metrics": rows,
+    }
+
+
+def _intervals(
+    aliases: Aliases, first: ModelVersion, second: ModelVersion
+) -> dict[str, dict[str, float]]:
+    """By metric; nothing where a run has no answers user by user, or of other users."""
+    # Imported here since drawing takes its time to import, which who only lists need not wait for.
+    from flows import compare
+
+    try:
+        runs = compare.read_runs(aliases.home, [str(first.run_id), str(second.run_id)])
+    except UsageError:
+        return {}
+    (rows,) = compare.differences(runs).values()
+    return {
+        one.metric: {
+            "difference": one.found.difference, "low": one.found.low, "high": one.found.high,
+        }
+        for one in rows
+    }  # fmt: skip
+
+
+def _parameters(aliases: Aliases, version: ModelVersion) -> dict[str, str]:
+    try:
+        return dict(aliases.client.get_run(str(version.run_id)).data.params)
+    except MlflowException:
+        return {}
+
+
+def _differing(
+    first: Mapping[str, str], second: Mapping[str, str], names: Iterable[str]
+) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "first": first.get(name, ""), "second": second.get(name, "")}
+        for name in names
+        if first.get(name) != second.get(name)
+    ]
+
+
 def _by_version(aliases: Aliases) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for alias, version in sorted(aliases.all().items()):
@@ -70,6 +138,6 @@ def _describe(
         "features_online": tags.get(CODEBOOK_TAG, "") in online,
         "run_id": str(version.run_id or ""),
         "gate": tags.get(GATE_TAG, "never judged"),
-        "gate_report": tags.get("gate_report", ""),
+        "gate_report": tags.get(REPORT_TAG, ""),
         "metrics": test_metrics(aliases, version),
     }

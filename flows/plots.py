@@ -57,6 +57,24 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]], metric: s
     return _svg(figure, "Validation by training step")
 
 
+def differences_from_nothing(found: Sequence[tuple[str, float, float, float]]) -> str:
+    """Intervals around differences, beside the line of none.
+
+    Args:
+        found: name, difference, lower and upper end.
+    """
+    names, middle, low, high = zip(*reversed(found), strict=True)
+    below = [value - end for value, end in zip(middle, low, strict=True)]
+    above = [end - value for value, end in zip(middle, high, strict=True)]
+    figure = Figure(figsize=(SIZE[0], 0.8 + 0.35 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="#999", linewidth=1)
+    axes.errorbar(middle, range(len(names)), xerr=(below, above), fmt="o", capsize=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="candidate minus champion", ylim=(-0.5, len(names) - 0.5))
+    return _svg(figure, "Differences with their intervals")
+
+
 def time_series(name: str, points: Sequence[Point], threshold: Threshold | None) -> str:
     """One metric over time, with the side of its threshold that is too far."""
     figure = Figure(figsize=SMALL_SIZE, layout="constrained")

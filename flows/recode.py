@@ -120,7 +120,9 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
             f"{after[GATE_METRIC]:.4f} after."
         )
         users = ref.read().interactions[USER_ID].head(1).tolist()
-        version = find_version(digest) or register_package(recoded, users, digest, card, parts)
+        version = find_version(digest) or register_package(
+            home, recoded, users, digest, card, parts
+        )
         # Once it has an alias, whoever publishes items publishes under it as well.
         with publishing(home):
             _carry_over(home, served.codebook_id, book, {path.name for path in added})

@@ -19,6 +19,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
 from features.lineage import tell_run
+from flows.card import CARD
 from flows.data import DataRef
 from flows.encode import read_codebook, read_items
 from flows.settings import CODEBOOK_TAG, MODEL_NAME
@@ -29,13 +30,12 @@ from hymirec.home import Home
 from hymirec.package import RecommenderPackage
 from hymirec.recipes import Recipe
 from hymirec.schema import QUERY, USER_ID
+from hymirec.shipped import PACKAGES, SCHEMA_DIGEST
 from hymirec.splits import LeaveLastSplit, count_items
 
 log = logging.getLogger(__name__)
 
 MODEL_CODE = REPOSITORY / "serving" / "model.py"
-SHIPPED_PACKAGES = ("hymirec", "features")
-"""Travel with the model, so that a version answers with the code it was made with."""
 REQUIREMENTS = (
     "faiss-cpu", "feast", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml",
     "safetensors", "scipy", "tokenizers", "torch", "transformers",
@@ -84,12 +84,13 @@ def register_model(
         recipe=recipe.name,
         data_digest=data.digest,
     )
-    return register_package(package, users[:1], package_digest(evaluation.digest), card, parts)
+    digest = package_digest(evaluation.digest)
+    return register_package(home, package, users[:1], digest, card, parts)
 
 
 def package_digest(made_of: str) -> str:
     """Digest of what a version is made of and of the code that travels with it."""
-    shipped = source_digest(MODEL_CODE, *(REPOSITORY / name for name in SHIPPED_PACKAGES))
+    shipped = source_digest(MODEL_CODE, *(REPOSITORY / name for name in PACKAGES))
     return step_digest("register", {"evaluation": made_of, "code": shipped})
 
 
@@ -103,30 +104,44 @@ def find_version(digest: str) -> ModelVersion | None:
 
 
 def register_package(
-    package: RecommenderPackage, users: list[str], digest: str, card: str,
+    home: Home, package: RecommenderPackage, users: list[str], digest: str, card: str,
     parts: Mapping[str, str],
 ) -> ModelVersion:  # fmt: skip
     """Log a package as an MLflow model in the active run and register it.
 
     Args:
-        package: what is to be served; the features of its codebook are published.
+        home: where the features of its codebook are published.
+        package: what is to be served.
         users: for the example of a request.
         digest: see `package_digest`.
-        card: the version's description.
+        card: the version's description, which travels with the model too.
         parts: further tags.
     """
     # Imported here since Feast takes seconds, for which a run that changes nothing need not wait.
     from features.definitions import service_name
+    from features.online import FeatureReader
 
     info = package.info
     client = mlflow.MlflowClient()
+    belongs_to = {
+        CODEBOOK_TAG: info.codebook_id,
+        SCHEMA_DIGEST: FeatureReader(home, info.codebook_id).schema_digest,
+        "data_digest": info.data_digest,
+        "recipe": info.recipe,
+        "feature_service": service_name(info.codebook_id),
+    }
     with tempfile.TemporaryDirectory() as directory:
         package.save(Path(directory) / "package")
+        (Path(directory) / CARD).write_text(card, encoding="utf-8")
         logged = mlflow.pyfunc.log_model(
             name="recommender",
             python_model=str(MODEL_CODE),
-            artifacts={"package": str(Path(directory) / "package")},
-            code_paths=[str(REPOSITORY / name) for name in SHIPPED_PACKAGES],
+            artifacts={
+                "package": str(Path(directory) / "package"),
+                "card": str(Path(directory) / CARD),
+            },
+            metadata=belongs_to,
+            code_paths=[str(REPOSITORY / name) for name in PACKAGES],
             signature=SIGNATURE,
             input_example=(pd.DataFrame({USER_ID: users}), {"k": 10}),
             pip_requirements=[f"{name}=={_public_version(name)}" for name in REQUIREMENTS],
@@ -139,14 +154,7 @@ def register_package(
         run_id=logged.run_id,
         model_id=logged.model_id,
         description=card,
-        tags={
-            PACKAGE_TAG: digest,
-            CODEBOOK_TAG: info.codebook_id,
-            "data_digest": info.data_digest,
-            "recipe": info.recipe,
-            "feature_service": service_name(info.codebook_id),
-            **parts,
-        },
+        tags={PACKAGE_TAG: digest, **belongs_to, **parts},
     )
     log.info("register: version %s of %s", registered.version, MODEL_NAME)
     return registered

@@ -69,6 +69,15 @@ def served_versions(home: Home, alias: str = "") -> list[ServedVersion]:
     return list(found.values())
 
 
+def fetch_model(client: mlflow.MlflowClient, version: ModelVersion) -> Path:
+    """The directory of a version's MLflow model, fetched if it is not on this machine.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    return _fetch(client, str(version.source).removeprefix("models:/"))
+
+
 def _with_parts(client: mlflow.MlflowClient, version: ModelVersion) -> ServedVersion:
     if not {ENCODER_MODEL_TAG, CODEBOOK_MODEL_TAG} <= version.tags.keys():
         raise UsageError(
@@ -79,17 +88,17 @@ def _with_parts(client: mlflow.MlflowClient, version: ModelVersion) -> ServedVer
     return ServedVersion(
         version,
         version.tags["codebook_id"],
-        _fetch(client, str(version.source).removeprefix("models:/"), "/artifacts/package"),
+        fetch_model(client, version) / "artifacts" / "package",
         _fetch(client, version.tags[ENCODER_MODEL_TAG]),
         _fetch(client, codebook),
         client.get_logged_model(codebook).params,
     )
 
 
-def _fetch(client: mlflow.MlflowClient, model_id: str, place: str = "") -> Path:
+def _fetch(client: mlflow.MlflowClient, model_id: str) -> Path:
     try:
         location = client.get_logged_model(model_id).artifact_location
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=location + place))
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=location))
     except (MlflowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"artifacts of {model_id} cannot be fetched: {reason}") from error

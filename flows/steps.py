@@ -20,6 +20,7 @@ from pathlib import Path
 
 import hymirec
 from hymirec.home import Home
+from hymirec.shipped import source_digest as source_digest
 
 log = logging.getLogger(__name__)
 
@@ -142,13 +143,3 @@ def step_digest(name: str, inputs: Mapping[str, object]) -> str:
     )
     content = json.dumps([name, inputs, library], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def source_digest(*places: Path) -> str:
-    """Digest of Python files and of all those in folders: other code may give another result."""
-    digest = hashlib.sha256()
-    for place in places:
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(str(path.relative_to(place.parent)).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

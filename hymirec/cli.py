@@ -65,6 +65,7 @@ app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
 app.add_typer(models.app, name="models")
 
+app.command()(models.promote)
 app.command()(models.rollback)
 app.command("recommend-all")(batch.recommend_all)
 app.command()(monitor.monitor)

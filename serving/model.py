@@ -25,13 +25,15 @@ from mlflow.pyfunc import PythonModel
 from pydantic import ValidationError
 
 from features.leases import Lease
+from features.limits import read_seconds
 from features.online import FeatureReader, UserRow
 from hymirec.additions import publications, read
-from hymirec.errors import DataError, HymirecError, UsageError
+from hymirec.errors import DataError, HymirecError
 from hymirec.home import DEFAULT_HOME, ENV_HOME, Home
 from hymirec.package import RecommenderPackage
 from hymirec.query import MAX_K, Query
 from hymirec.schema import QUERY, USER_ID
+from hymirec.shipped import SCHEMA_DIGEST, metadata, refuse_other_code
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +61,21 @@ class HyMiRecModel(PythonModel):
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the package and check that its codebook's features are online."""
+        """Load the package and check that its codebook's features are online.
+
+        Raises:
+            VersionError: this process holds another version's modules, or the codebook's features
+                are not published, or not with the fields that the version was registered for.
+        """
         directory = Path(context.artifacts["package"])
+        model = directory.parents[1]
+        refuse_other_code(model)
         self.package = RecommenderPackage.load(directory)
         self.version, self.run_id = _registered_as(directory)
         home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
         self.features = FeatureReader(home, self.package.info.codebook_id)
-        self.max_age = _max_age()
+        self.features.refuse_other_schema(metadata(model).get(SCHEMA_DIGEST, ""))
+        self.max_age = read_seconds(ENV_MAX_AGE, DEFAULT_MAX_AGE)
         codebook_id = self.package.info.codebook_id
         self.lease = Lease(home, codebook_id, f"version {self.version or 'without a number'}")
         self._no_features_until = 0.0
@@ -230,17 +240,6 @@ def _to_json(item: Any, query: Query) -> dict[str, Any]:
     if not query.explain:
         del values["because"]
     return values
-
-
-def _max_age() -> float:
-    text = os.environ.get(ENV_MAX_AGE, "")
-    try:
-        seconds = float(text) if text else DEFAULT_MAX_AGE
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise UsageError(f"{ENV_MAX_AGE} is {text!r}: a number of seconds above 0 is needed")
-    return seconds
 
 
 def _keep_looking(model: weakref.ref[HyMiRecModel]) -> None:

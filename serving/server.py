@@ -134,6 +134,13 @@ class ModelServer:
         """Where it answers."""
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        if self._process is None:
+            raise HymirecError("the model server was not started")
+        return self._process.pid
+
     def start(self) -> None:
         """Start the process and return when it answers.
 

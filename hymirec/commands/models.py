@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from hymirec.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
     from features.audit_log import Entry
+    from flows.promote import Promotion
 
 app = typer.Typer(no_args_is_help=True, help="Registered versions: which answers, and since when.")
 
@@ -102,6 +104,43 @@ def history(
 
 
 @app.command()
+def diff(
+    first: VersionArgument,
+    second: VersionArgument,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what two versions differ in, and by how much."""
+    place = configured(home)
+    from flows.aliases import Aliases
+    from flows.inventory import differences
+
+    aliases = Aliases(place)
+    versions = [aliases.find(name) for name in (first, second)]
+    found = differences(aliases, *versions)
+    numbers = [str(one.version) for one in versions]
+    for part, title in (("belongs", "belongs to"), ("settings", "settings")):
+        table = Table(title=f"{title}, where they differ")
+        for name in ("", *(f"version {number}" for number in numbers)):
+            table.add_column(name)
+        for row in found[part]:
+            table.add_row(*(escape(str(row[key]) or "–") for key in ("name", "first", "second")))
+        show_wide(table)
+    table = Table(title="test metrics of their runs")
+    for name in ("", *(f"version {number}" for number in numbers), "difference", "interval"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in found["metrics"]:
+        interval = f"{row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else "–"
+        table.add_row(
+            row["name"], f"{row['first']:.4f}", f"{row['second']:.4f}",
+            f"{row['second'] - row['first']:+.4f}", interval,
+        )  # fmt: skip
+    show_wide(table)
+    if as_json:
+        print(json.dumps({"first": numbers[0], "second": numbers[1], **found}))
+
+
+@app.command()
 def champion(
     at: Annotated[
         str,
@@ -133,6 +172,82 @@ def champion(
         print(json.dumps({"at": moment.isoformat(), "version": version, "entry": record}))
 
 
+@app.command()
+def verify(
+    version: VersionArgument,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="In a new environment of its requirements (downloads them)."),
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a version in a clean process that sees nothing but its files; exits with 1 if it fails.
+
+    A home's features have to be published: the example is answered from them.
+    """
+    place = configured(home)
+    from flows.aliases import Aliases
+    from flows.verification import verify as look
+
+    aliases = Aliases(place)
+    found = aliases.find(version)
+    findings = look(aliases, found, fresh=fresh)
+    for one in findings:
+        mark = "[green]ok[/]" if one.right else "[red]wrong[/]"
+        out.print(f"{mark}  {one.what}: {escape(one.seen)}", soft_wrap=True)
+    if as_json:
+        print(json.dumps({"version": str(found.version), "findings": [vars(f) for f in findings]}))
+    if not all(one.right for one in findings):
+        raise typer.Exit(1)
+
+
+def promote(
+    version: VersionArgument,
+    alias: Annotated[str, typer.Option(help="The alias it is to have.")] = "champion",
+    gate: Annotated[
+        Path | None, typer.Option(help="A file of limits in place of the home's gate.yaml.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure and judge; change nothing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="At once, without the gate; named so in the history.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why it is forced.")] = "",
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a version with the champion and, if it passes, let it answer.
+
+    Exits with 3 if it fails, with 4 if the data cannot tell.
+    """
+    if force and (dry_run or gate):
+        raise UsageError("--force asks no gate: it goes neither with --gate nor with --dry-run")
+    if reason and not force:
+        raise UsageError("--reason goes with --force; the gate has its own")
+    place = configured(home)
+    from flows import promote as promoting
+    from flows.settings import MODEL_NAME
+    from serving.trial import Trial
+
+    if force:
+        entry = promoting.force(place, version, alias, reason)
+        out.print(f"version {entry.after} is {alias}, forced by {escape(entry.actor)}")
+        if as_json:
+            print(json.dumps(entry.to_json()))
+        return
+    done = promoting.promote_version(
+        place, version, alias, lambda versions: Trial(place, MODEL_NAME, versions),
+        config=gate, dry_run=dry_run,
+    )  # fmt: skip
+    _print_gate(done, dry_run)
+    if as_json:
+        print(json.dumps(done.to_json()))
+    if done.verdict != "pass":
+        raise typer.Exit({"fail": 3}.get(done.verdict, 4))
+
+
 def rollback(
     reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
     home: HomeOption = DEFAULT_HOME,
@@ -150,6 +265,39 @@ def rollback(
     )
     if as_json:
         print(json.dumps(entry.to_json()))
+
+
+def _print_gate(done: Promotion, dry_run: bool) -> None:
+    report = done.report
+    table = Table(title=f"version {report.candidate} at the gate")
+    for name in ("", "", "verdict"):
+        table.add_column(name)
+    for name in (f"version {report.candidate}", f"version {report.champion or '–'}", "interval"):
+        table.add_column(name, justify="right")
+    table.add_column("wanted")
+    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    group = ""
+    for one in report.checks:
+        interval = "" if one.low is None else f"{one.low:+.4f} to {one.high:+.4f}"
+        table.add_row(
+            one.group if one.group != group else "", one.name.replace("_", " "),
+            f"[{colours.get(one.verdict, 'default')}]{one.verdict}[/]", _number(one.candidate),
+            _number(one.champion), interval, one.wanted,
+        )  # fmt: skip
+        group = one.group
+    show_wide(table)
+    for note in report.notes:
+        out.print(escape(note), soft_wrap=True)
+    ending = "nothing was changed" if dry_run or not done.moved else f"it is {report.alias}"
+    out.print(
+        f"version {report.candidate}: {report.verdict}, {escape(report.reason)}; {ending}",
+        soft_wrap=True,
+    )
+    out.print(f"the report is with run {done.run_id} in MLflow: {done.page}", soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.4g}"
 
 
 def _print_history(entries: list[Entry]) -> None:

@@ -108,7 +108,7 @@ def postgresql_server():
 
         command = [
             str(found / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder),
-            "-h", "127.0.0.1", "-c", "fsync=off",
+            "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=500",
         ]  # fmt: skip
         server = Server(command, address, ready, cwd=folder, **owner)
         yield server

@@ -6,8 +6,8 @@ from datetime import timedelta
 import mlflow
 import pytest
 
+from features import online
 from features.audit_log import FORCED, NOTICED, PROMOTION, ROLLBACK
-from flows import aliases as module
 from flows.aliases import Aliases
 from flows.promote import place_new
 from hymirec.errors import HymirecError, UsageError
@@ -32,7 +32,7 @@ def registry(tmp_path_factory):
 def home(registry, tmp_path, monkeypatch):
     home = Home.at(tmp_path).create()
     shutil.copy(registry.mlflow / "mlflow.db", home.mlflow)
-    monkeypatch.setattr(module, "list_codebooks", lambda home: [CODEBOOK])
+    monkeypatch.setattr(online, "list_codebooks", lambda home: [CODEBOOK])
     mlflow.set_tracking_uri(home.mlflow_uri)
     return home
 
@@ -105,7 +105,7 @@ def test_a_forced_version_is_passed_over(aliases):
 def test_a_version_whose_features_are_gone_is_refused(aliases, monkeypatch):
     promote(aliases, "1")
     promote(aliases, "2")
-    monkeypatch.setattr(module, "list_codebooks", lambda home: [])
+    monkeypatch.setattr(online, "list_codebooks", lambda home: [])
     with pytest.raises(UsageError, match=f"version 1 reads codebook {CODEBOOK}, which is no"):
         aliases.rollback("test")
     assert aliases.get("champion") == "2"

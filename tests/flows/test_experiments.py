@@ -8,12 +8,12 @@ import mlflow
 import numpy as np
 import pytest
 
+from features import online
 from features.audit_log import PROMOTION, AuditLog
 from features.event_log import Event, EventLog
 from features.experiments import ExperimentStore
 from features.exposures import Exposure, ExposureLog
 from features.readings import ReadingLog
-from flows import aliases as aliases_module
 from flows import experiments as module
 from flows.aliases import Aliases
 from flows.experiments import read_out_experiment
@@ -48,7 +48,7 @@ def registry(tmp_path_factory):
 def home(registry, tmp_path, monkeypatch):
     home = Home.at(tmp_path).create()
     shutil.copy(registry.mlflow / "mlflow.db", home.mlflow)
-    monkeypatch.setattr(aliases_module, "list_codebooks", lambda home: [CODEBOOK])
+    monkeypatch.setattr(online, "list_codebooks", lambda home: [CODEBOOK])
     mlflow.set_tracking_uri(home.mlflow_uri)
     return home
 

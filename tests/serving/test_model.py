@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 import serving.model
 from features.online import UserRow
 from hymirec.additions import Additions, publish
-from hymirec.errors import DataError, HymirecError, UsageError
+from hymirec.errors import DataError, HymirecError
 from hymirec.history import History
 from hymirec.package import PackageInfo
-from serving.model import ENV_MAX_AGE, HyMiRecModel, _keep_looking, _max_age, _user_id
+from serving.model import HyMiRecModel, _keep_looking, _user_id
 
 
 @pytest.mark.parametrize(("given", "meant"), [("42", "42"), (42, "42"), (42.0, "42"), ("a", "a")])
@@ -120,17 +120,6 @@ def test_a_query_says_what_is_asked_and_is_checked(everything):
     for k in (None, 0, 1001):
         with pytest.raises(MlflowException, match=f"k is {k}: 1 to 1000"):
             everything.predict(None, pd.DataFrame({"user_id": ["0.5"]}), {"k": k})
-
-
-def test_the_limit_is_set_by_the_environment(monkeypatch):
-    monkeypatch.delenv(ENV_MAX_AGE, raising=False)
-    assert _max_age() == 7 * 86_400
-    monkeypatch.setenv(ENV_MAX_AGE, "60.5")
-    assert _max_age() == 60.5
-    for wrong in ("a week", "0", "-1", "nan"):
-        monkeypatch.setenv(ENV_MAX_AGE, wrong)
-        with pytest.raises(UsageError, match=f"{ENV_MAX_AGE} is '{wrong}'"):
-            _max_age()
 
 
 class Package:
