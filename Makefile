@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench serve ui docs clean
+.PHONY: install demo test lint audit bench serve ui docs clean
 
 demo: .venv/installed
 	$(BIN)/hymirec demo
@@ -15,6 +15,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Known vulnerabilities of the pinned packages, as far as the advisory service can be reached.
+audit: .venv-audit/installed
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --timeout 20
 
 # The peer needs another numpy, so it has an environment of its own. BENCH=--quick: in small.
 bench: .venv/installed-dev .venv-peers/installed
@@ -49,5 +53,10 @@ install: .venv/installed
 	    'torch==2.13.0'
 	touch $@
 
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit==2.10.1'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-peers .hymirec
+	rm -rf .venv .venv-audit .venv-peers .hymirec

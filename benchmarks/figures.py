@@ -34,7 +34,7 @@ class Benchmark:
     Attributes:
         name: the script's, without its ending.
         figures: that the page shows.
-        options: that it is always run with.
+        options: that it is run with in full.
         has_quick: whether it takes `--quick`.
         has_peer: whether it takes `--peer-python`.
     """
@@ -63,6 +63,10 @@ def _codes(result: Result, method: str) -> str:
 def _read(result: Result, store: str, events: int, key: str = "p50_ms") -> str:
     (row,) = _rows(result, store=store, events=events)
     return f"{row[key]:.2f} ms"
+
+
+def _answers(row: dict[str, Any]) -> str:
+    return f"{row['p50_ms']:.1f} and {row['p99_ms']:.1f} ms, {row['rps']:,.0f} a second"
 
 
 def _recall(result: Result, which: str) -> str:
@@ -129,6 +133,23 @@ BENCHMARKS = (
             Figure("bytes of 2,000 embeddings over a row",
                    lambda r: f"{r['bytes_ratio_vs_embeddings']:g} times", "1", "300 times"),
         ),
+        options=("--publication",),
+    ),
+    Benchmark(
+        "serving",
+        (
+            *(
+                Figure(f"an answer, p50 and p99 at {clients} clients",
+                       lambda r, c=clients: _answers(_rows(r, clients=c)[0]),
+                       (lambda r: "MLflow serving nothing " + _answers(r["noop"]))
+                       if clients == 1 else "",
+                       {1: "p50 4 times that at most", 8: "p99 3 times p50 at most"}.get(
+                           clients, ""))
+                for clients in (1, 8, 32)
+            ),
+            Figure("p50 with 2,000 events over 50",
+                   lambda r: f"{r['latency_2000_over_50_events']:g} times"),
+        ),
     ),
     Benchmark(
         "experiments",
@@ -175,7 +196,6 @@ ELSEWHERE = {
     "freshness": "asks a running server: from a click's acknowledgement to the answer that has it",
     "unattended": "starts all services and breaks them, for half an hour",
     "chaos": "a hostile day: everything at once, and what kills it",
-    "serving": "needs a model that is registered, and cores of its own",
 }
 """Benchmarks that this does not run, and why."""
 

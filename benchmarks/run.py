@@ -40,7 +40,7 @@ def measure(benchmark: Benchmark, *, quick: bool, peer_python: Path | None) -> d
     Raises:
         RuntimeError: it failed, or what it printed last is no JSON.
     """
-    options = [*benchmark.options, *(["--quick"] if quick and benchmark.has_quick else [])]
+    options = ["--quick"] if quick and benchmark.has_quick else list(benchmark.options)
     if benchmark.has_peer and peer_python is not None:
         options += ["--peer-python", str(peer_python)]
     command = [sys.executable, f"benchmarks/{benchmark.name}.py", *options]

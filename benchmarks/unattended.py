@@ -4,10 +4,10 @@
 
 Makes a small world and trains on the first part of every user's history. `hymirec up` then runs the
 schedules of prefect.yaml, shortened to minutes. The rest of the histories comes in through the
-gateway as clicks, then clicks of another kind: everybody walks through two topics that few took
-before. Nothing else is done but to look: monitoring has to stay quiet over the first and to notice
-the second, start a retrain, and the gate has to let its version through. Prints one JSON object:
-flow runs, what the webhook was told, the series of each version, and who was champion when.
+gateway as clicks, then clicks of another kind: everybody walks through the whole catalogue in one
+new order. Nothing else is done but to look: monitoring has to stay quiet over the first and to
+notice the second, start a retrain, and the gate has to let its version through. Prints one JSON
+object: flow runs, what the webhook was told, the series of each version, and who was champion when.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ import requests
 import yaml
 
 from hymirec.datasets.canonical import write_frame
-from hymirec.datasets.synthetic import World, WorldConfig, generate
+from hymirec.datasets.synthetic import WorldConfig, generate
 from hymirec.home import Home
 
 HYMIREC = Path(sys.executable).parent / "hymirec"
 REPOSITORY = Path(__file__).resolve().parent.parent
-EVERY_SECONDS = {"validate": 180, "publish-features": 180, "monitor": 120}
+EVERY_SECONDS = {"validate": 180, "publish-features": 180, "monitor": 60}
 """In place of hours and ten minutes."""
 TRAINED_SHARE = 0.75
-WALK = 16
-"""Clicks of each user in the two topics."""
+WALK = 30
+"""Clicks of each user in the new order."""
 EVENTS_AT_ONCE = 200
 QUIET_LOOKS = 2
 
@@ -93,13 +93,13 @@ class Run:
         self._click(later)
         self._until("two looks at clicks of the old kind", lambda: self._judged() >= QUIET_LOOKS)
         quiet = [run for run in self._runs("retrain") if run["deployment_id"]]
-        say("drift: everybody turns to two topics")
+        say("drift: everybody takes items in a new order")
         self._click(self._drifted())
         self._until("a retrain", lambda: self._ended("retrain"))
-        self._until("another champion", lambda: self._champion() != 1, seconds=120)
+        self._until("another champion", lambda: self._champion() != 1, seconds=60)
         self._until("its answers", lambda: self._answering() == self._champion(), seconds=240)
         looks = self._ended("monitor")
-        self._until("a look at it", lambda: self._ended("monitor") > looks + 1)
+        self._until("a look at it", lambda: self._ended("monitor") > looks)
         return {
             "retrains_while_quiet": len(quiet),
             "flow_runs": {name: self._states(name) for name in (*EVERY_SECONDS, "retrain")},
@@ -129,9 +129,9 @@ class Run:
         return directory, later
 
     def _drifted(self) -> list[dict[str, Any]]:
-        """Everybody walks through two topics, from somewhere on, in one order."""
+        """Everybody walks through the catalogue in a new order, from somewhere on."""
         rng = np.random.default_rng(0)
-        pool = rare_topics(self.world)
+        pool = rng.permutation(self.world.dataset.items["item_id"]).tolist()
         users = self.world.dataset.interactions["user_id"].unique()
         start = time.time() - WALK - 60
         return [
@@ -260,14 +260,6 @@ class Receiver:
 def event(event_id: str, user: str, item: str, moment: str) -> dict[str, Any]:
     """A click as the gateway takes it."""
     return {"event_id": event_id, "user_id": user, "item_id": item, "kind": "click", "time": moment}
-
-
-def rare_topics(world: World) -> list[str]:
-    """Items of the two topics that fewest events are on."""
-    counts = np.bincount(world.event_topics, minlength=len(world.topic_names))
-    counts[np.bincount(world.item_topics, minlength=len(counts)) == 0] = counts.max() + 1
-    topics = counts.argsort()[:2]
-    return world.dataset.items["item_id"][np.isin(world.item_topics, topics)].tolist()
 
 
 def hymirec(*arguments: object) -> None:

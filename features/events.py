@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     field_validator,
 )
 
@@ -44,7 +45,27 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID), BeforeValidator(_as_text)]
+Id = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_ID),
+    BeforeValidator(_as_text),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "minLength": 1, "maxLength": MAX_ID}, {"type": "integer"}]}
+    ),
+]
+Moment = Annotated[
+    int,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "format": "date-time"},
+                {"type": "number", "minimum": EARLIEST, "maximum": 1e11},
+            ],
+            "description": "ISO 8601 with a time zone, or seconds since 1970; the time of arrival "
+            "where it is left out.",
+        }
+    ),
+]
 
 
 class EventIn(BaseModel):
@@ -56,7 +77,7 @@ class EventIn(BaseModel):
     user_id: Id
     item_id: Id
     kind: Kind
-    time: int = Field(default_factory=lambda: int(time.time()))
+    time: Moment = Field(default_factory=lambda: int(time.time()))
     value: float | None = Field(default=None, strict=True)
     context: dict[str, Any] = Field(default_factory=dict)
 

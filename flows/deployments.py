@@ -30,7 +30,7 @@ RUNS_AT_ONCE = 3
 ENV_DATA = "HYMIREC_DATA"
 """The data folder that `prefect.yaml` puts into the flows' parameters; `hymirec up` sets it."""
 ENV_RECIPE = "HYMIREC_RECIPE"
-"""The recipe, likewise."""
+"""The recipe that `prefect.yaml` puts there; `hymirec up` sets it."""
 
 
 def deploy(

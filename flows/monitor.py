@@ -36,13 +36,27 @@ RETRAIN = "retrain/retrain"
 
 @dataclass(frozen=True)
 class Monitored:
-    """One look at one version; `retrain` says what became of a retrain, if one was asked for."""
+    """One look at one version.
+
+    Attributes:
+        version: by name.
+        step: number of the look.
+        values: by metric.
+        not_judged: by metric, why it has no value.
+        crossed: what is too far.
+        news: whether anything is that was not at the look before, or a retrain was started.
+        report: the page.
+        run_id: the MLflow run of the series.
+        retrain: what became of a retrain, if one was asked for.
+        retrain_run_id: the flow run that was started for it.
+    """
 
     version: str
     step: int
     values: dict[str, float]
     not_judged: dict[str, str]
     crossed: list[Crossing]
+    news: bool
     report: Path
     run_id: str
     retrain: str = ""
@@ -71,7 +85,7 @@ def monitor_flow(
     start = (lambda reason: start_retrain(deployment, reason)) if deployment else None
     found = monitor(Home.at(home), alias, config, start)
     create_markdown_artifact(as_markdown(found), key="monitor", description=found.version)
-    if found.crossed:
+    if found.news:
         text = f"{found.version} drifts: {'; '.join(map(str, found.crossed))}. {found.retrain}"
         notify(
             "drift", text.rstrip(), version=found.version, retrain=found.retrain_run_id,
@@ -111,12 +125,14 @@ def monitor(
     measured = measure(home, extended, additions, baseline, settings, now)
     series = Series.of(home, served)
     step = series.next_step()
-    found, missing = trends(series.read(), measured.values, settings.trend_steps)
+    before = series.read()
+    found, missing = trends(before, measured.values, settings.trend_steps)
     values, not_judged = measured.values | found, measured.not_judged | missing
     series.append(step, values)
     series.note_config(settings)
     points = series.read()
     crossed = crossings(points, step, settings)
+    known = {one.metric for one in crossings(before, step - 1, settings)}
     for one in crossed:
         log.warning("monitor: %s: %s (%s)", served.name, one, one.policy)
     retrain, run_id = _retrain(series, crossed, settings, start, now)
@@ -129,8 +145,9 @@ def monitor(
     series.keep(report)
     state = f"{len(crossed)} of {len(values)} metrics too far" if crossed else "nothing too far"
     log.info("monitor: %s, look %d: %s", served.name, step, state)
+    news = bool(run_id) or any(one.metric not in known for one in crossed)
     return Monitored(
-        served.name, step, values, not_judged, crossed, report, series.run_id, retrain, run_id
+        served.name, step, values, not_judged, crossed, news, report, series.run_id, retrain, run_id
     )
 
 

@@ -29,16 +29,16 @@ from hymirec.categories import categories_in, category_column
 from hymirec.codebook import Codebook
 from hymirec.errors import DataError, VersionError
 from hymirec.history import History
-from hymirec.inputs import IndexedHistory, index_history, number_items
+from hymirec.inputs import IndexedHistory, index_history
+from hymirec.lookup import POPULARITY, ItemLookup, NamedItem, category_lists
 from hymirec.models.hymirec import HyMiRec
-from hymirec.query import Filters, Query
+from hymirec.query import Query
 from hymirec.reranking import rerank
 from hymirec.retrieval import Hit, ItemIndex
 from hymirec.schema import ITEM_ID, PADDING_INDEX, TITLE
 from hymirec.seal import check_seal, naming_the_place, seal
 from hymirec.texts import item_texts, text_columns
 
-POPULARITY = "popularity"
 _NO_VECTORS = np.zeros((0, 0), dtype=np.float32)
 NUM_REASONS = 3
 """Items of the history named beside an interest, at most."""
@@ -49,13 +49,6 @@ CANDIDATES_PER_ITEM, MIN_CANDIDATES = 4, 100
 ServedBy = Literal["full", "recent_only", "popular"]
 """`full`: the model, from the user's history. `recent_only`: the model, from nothing but the items
 that came with the request. `popular`: the fallback where there is neither."""
-
-
-class NamedItem(NamedTuple):
-    """An item as people and programs know it."""
-
-    item_id: str
-    title: str
 
 
 class Recommendation(NamedTuple):
@@ -104,38 +97,17 @@ class RecommenderPackage:
     items: pd.DataFrame
     index: ItemIndex
     info: PackageInfo
-    _item_index: dict[str, int] = field(init=False, repr=False)
-    _item_ids: list[str] = field(init=False, repr=False)
-    _titles: list[str] = field(init=False, repr=False)
-    _by_popularity: NDArray[np.int64] = field(init=False, repr=False)
-    _categories: list[tuple[str, ...]] = field(init=False, repr=False)
-    _items_of: dict[str, NDArray[np.int64]] = field(init=False, repr=False)
+    _lookup: ItemLookup = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Put the model into evaluation mode and the tables into lookups."""
+        """Put the model into evaluation mode and the table into lookups."""
         if self.model.codebook.id != self.info.codebook_id:
             raise VersionError(
                 f"the model's codebook is {self.model.codebook.id}, "
                 f"its package says {self.info.codebook_id}"
             )
         self.model.eval()
-        ids = self.items[ITEM_ID].tolist()
-        order = (-self.items[POPULARITY].to_numpy()).argsort(kind="stable")
-        categories = [tuple(names) for names in self._category_lists()]
-        for name, value in {
-            "_item_ids": ids,
-            "_titles": self.items[TITLE].fillna("").tolist(),
-            "_item_index": number_items(ids),
-            "_by_popularity": order + 1,
-            "_categories": categories,
-            "_items_of": _items_by_category(categories),
-        }.items():
-            object.__setattr__(self, name, value)
-
-    def _category_lists(self) -> list[list[str]]:
-        if CATEGORIES not in self.items:  # of a version registered before there were any
-            return [[] for _ in range(len(self.items))]
-        return self.items[CATEGORIES].tolist()
+        object.__setattr__(self, "_lookup", ItemLookup.of(self.items))
 
     @classmethod
     def assemble(
@@ -177,7 +149,7 @@ class RecommenderPackage:
             raise DataError(
                 f"published items are {vectors.shape[1]} wide, this model's {items.shape[1]}"
             )
-        places = [self._item_index.get(item, 0) for item in additions.item_ids]
+        places = [self._lookup.index.get(item, 0) for item in additions.item_ids]
         new = [row for row, place in enumerate(places) if not place]
         changed = [row for row, place in enumerate(places) if place]
         rows = pd.DataFrame(
@@ -190,7 +162,7 @@ class RecommenderPackage:
             }
         )
         known = self.items.copy(deep=False)
-        known[CATEGORIES] = self._category_lists()
+        known[CATEGORIES] = category_lists(self.items)
         table = pd.concat([known, rows.iloc[new]], ignore_index=True)
         old_places = [places[row] for row in changed]
         for column in (TITLE, TEXT_DIGEST, CATEGORIES):
@@ -203,7 +175,7 @@ class RecommenderPackage:
             self,
             model=self.model.with_catalogue(items, self.model.codebook),
             items=table,
-            index=ItemIndex.build(items.numpy()),
+            index=self.index.updated(items.numpy(), old_places),
         )
 
     def recoded(self, codebook: Codebook) -> RecommenderPackage:
@@ -258,7 +230,7 @@ class RecommenderPackage:
                 f"history codes are of codebook {history.codebook_id}, "
                 f"this model reads codebook {self.info.codebook_id}"
             )
-        stored = None if history is None else index_history(history, self._item_index)
+        stored = None if history is None else index_history(history, self._lookup.index)
         recent = self._recent_events(recent_items)
         if stored is None or not len(stored):
             return (recent, "recent_only") if len(recent) else (None, "popular")
@@ -277,7 +249,7 @@ class RecommenderPackage:
         )
         return joined, "full"
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def interests(self, users: Sequence[IndexedHistory]) -> NDArray[np.float32]:
         """What users with events are interested in, float32 [U, S, D] at unit length."""
         return self.model.encode_user(self.model.assemble(users)).numpy()
@@ -299,7 +271,7 @@ class RecommenderPackage:
         Returns:
             Best first; fewer than k where no more items pass.
         """
-        allowed = self._allowed(query.filters)
+        allowed = self._lookup.allowed(query.filters)
         seen: Sequence[int] | NDArray[np.int64] = ()
         if known is not None and query.exclude_seen:
             seen = known.items
@@ -314,8 +286,8 @@ class RecommenderPackage:
             }
         return [
             Recommendation(
-                *self._named(hit.item), hit.score, hit.interest + 1,
-                because.get(hit.interest, ()), self._categories[hit.item - 1],
+                *self._lookup.named(hit.item), hit.score, hit.interest + 1,
+                because.get(hit.interest, ()), self._lookup.categories[hit.item - 1],
             )
             for hit in hits
         ]  # fmt: skip
@@ -323,19 +295,15 @@ class RecommenderPackage:
     @property
     def item_index(self) -> Mapping[str, int]:
         """The model's index of each item id, from 1."""
-        return self._item_index
+        return self._lookup.index
 
     def popular(self, k: int) -> list[int]:
         """Indices of the k most popular items, most popular first."""
-        return self._by_popularity[:k].tolist()
+        return self._lookup.by_popularity[:k].tolist()
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """Titles of items; an item that is not in the catalogue goes by its id."""
-        places = (self._item_index.get(item) for item in item_ids)
-        return [
-            self._titles[place - 1] if place else item
-            for place, item in zip(places, item_ids, strict=True)
-        ]
+        return self._lookup.titles_of(item_ids)
 
     def save(self, directory: Path) -> None:
         """Write to a directory that does not exist yet."""
@@ -364,7 +332,7 @@ class RecommenderPackage:
             )
 
     def _recent_events(self, item_ids: Sequence[str]) -> IndexedHistory:
-        places = (self._item_index.get(item, PADDING_INDEX) for item in item_ids)
+        places = (self._lookup.index.get(item, PADDING_INDEX) for item in item_ids)
         items = np.array([place for place in places if place != PADDING_INDEX], dtype=np.int64)
         if not len(items):
             return IndexedHistory.of(items)
@@ -372,34 +340,8 @@ class RecommenderPackage:
         codes = self.model.codebook.encode(self.model.item_vectors()[distinct]).numpy()
         return IndexedHistory.of(items, codes[inverse])
 
-    def _allowed(self, filters: Filters) -> NDArray[np.bool_] | None:
-        """Which item indices pass, bool [N + 1]; None where all do."""
-        if not filters.any:
-            return None
-        allowed = np.zeros(len(self._item_ids) + 1, dtype=bool)
-        if filters.available_items is None:
-            allowed[1:] = True
-        else:
-            allowed[self._places(filters.available_items)] = True
-        if filters.categories is not None:
-            allowed &= self._in_categories(filters.categories)
-        if filters.exclude_categories:
-            allowed &= ~self._in_categories(filters.exclude_categories)
-        allowed[self._places(filters.exclude_items)] = False
-        allowed[PADDING_INDEX] = False
-        return allowed
-
-    def _places(self, item_ids: Sequence[str]) -> list[int]:
-        return [self._item_index.get(item, PADDING_INDEX) for item in item_ids]
-
-    def _in_categories(self, names: Sequence[str]) -> NDArray[np.bool_]:
-        mask = np.zeros(len(self._item_ids) + 1, dtype=bool)
-        for name in names:
-            mask[self._items_of.get(name.lower(), [])] = True
-        return mask
-
     def _popular(self, query: Query, allowed: NDArray[np.bool_] | None) -> list[Hit]:
-        order = self._by_popularity
+        order = self._lookup.by_popularity
         if allowed is not None:
             order = order[allowed[order]]
         if query.max_per_category is None:
@@ -428,12 +370,9 @@ class RecommenderPackage:
             self.model.item_vectors()[items].numpy() if diversity else _NO_VECTORS,
             query.k,
             diversity=diversity,
-            categories=[self._categories[item - 1] for item in items],
+            categories=[self._lookup.categories[item - 1] for item in items],
             max_per_category=query.max_per_category,
         )
-
-    def _named(self, item: int) -> NamedItem:
-        return NamedItem(self._item_ids[item - 1], self._titles[item - 1])
 
     def _nearest(
         self, interest: NDArray[np.float32], items: NDArray[np.int64]
@@ -442,16 +381,7 @@ class RecommenderPackage:
         distinct = np.unique(items)
         cosine = self.model.item_vectors()[distinct].numpy() @ interest
         best = (-cosine).argsort(kind="stable")[:NUM_REASONS]
-        return tuple(self._named(item) for item in distinct[best].tolist())
-
-
-def _items_by_category(categories: Sequence[Sequence[str]]) -> dict[str, NDArray[np.int64]]:
-    """Item indices by category, in small letters."""
-    found: dict[str, list[int]] = {}
-    for index, names in enumerate(categories, start=1):
-        for name in names:
-            found.setdefault(name.lower(), []).append(index)
-    return {name: np.array(items, dtype=np.int64) for name, items in found.items()}
+        return tuple(self._lookup.named(item) for item in distinct[best].tolist())
 
 
 def _read_info(path: Path) -> PackageInfo:

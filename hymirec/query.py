@@ -6,9 +6,9 @@ package answers it: one class, so that the three mean the same.
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 MAX_K = 1000
 MAX_RECENT = 1000
@@ -16,6 +16,13 @@ MAX_EXCLUDED = 10_000
 MAX_AVAILABLE = 100_000
 MAX_CATEGORIES = 200
 
+
+def _whole(value: Any) -> Any:
+    """In JSON 3.0 is the integer 3; a text or a truth value is none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 """An item's id, or a category."""
 
@@ -51,7 +58,7 @@ class Query(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    k: int = Field(default=10, ge=1, le=MAX_K, strict=True, description="Number of items.")
+    k: Whole = Field(default=10, ge=1, le=MAX_K, description="Number of items.")
     exclude_seen: bool = Field(
         default=True, strict=True, description="Leave out items of the user's history."
     )
@@ -65,8 +72,8 @@ class Query(BaseModel):
         default=0.0, ge=0, le=1, allow_inf_nan=False,
         description="0 ranks by score alone; towards 1, items unlike those above them come first.",
     )  # fmt: skip
-    max_per_category: int | None = Field(
-        default=None, ge=1, le=MAX_K, strict=True,
+    max_per_category: Whole | None = Field(
+        default=None, ge=1, le=MAX_K,
         description="At most so many items of any one category.",
     )  # fmt: skip
     explain: bool = Field(

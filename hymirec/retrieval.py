@@ -13,6 +13,18 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_EXACT = 50_000
+"""Items that are searched one by one; of more, only those in cells near an interest."""
+TARGET_RECALL = 0.99
+NUM_PROBES, PROBED_ITEMS = 256, 100
+"""Interests and items of each that recall is measured with."""
+PROBE_NOISE = 0.75
+"""Length of what is added to an item to make an interest of it: a cosine of 0.8."""
+POINTS_PER_CELL = 64
+"""That its centre is learned from."""
+FEW = 0.1
+"""Of the items: a filter that leaves fewer is searched exactly, which then costs little."""
+
 
 class Hit(NamedTuple):
     """An item found.
@@ -28,16 +40,38 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """An exact inner-product index over unit item vectors; FAISS's rows are item indices."""
+    """An inner-product index over unit item vectors; FAISS's ids are item indices.
+
+    Up to `MOST_EXACT` items it is exact. A larger catalogue is cut into cells (FAISS's inverted
+    file), of which so many are searched that `TARGET_RECALL` of the nearest items are found, as
+    measured when the index is built.
+    """
 
     faiss_index: faiss.Index
 
     @classmethod
     def build(cls, vectors: NDArray[np.float32]) -> ItemIndex:
         """Index vectors [N + 1, D]; row 0, padding, is never found."""
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-        return cls(index)
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        exact = faiss.IndexFlatIP(vectors.shape[1])
+        exact.add(vectors)
+        return cls(exact if len(vectors) - 1 <= MOST_EXACT else _cells(vectors, exact))
+
+    def updated(self, vectors: NDArray[np.float32], changed: Sequence[int]) -> ItemIndex:
+        """An index of vectors [N' + 1, D] that begin with the N there are, some of them changed.
+
+        The cells stay as they are; this index does too.
+        """
+        if not isinstance(self.faiss_index, faiss.IndexIVF):
+            return self.build(vectors)
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        index = faiss.clone_index(self.faiss_index)
+        old = np.asarray(changed, dtype=np.int64)
+        new = np.arange(index.ntotal, len(vectors), dtype=np.int64)
+        index.remove_ids(faiss.IDSelectorBatch(old))
+        places = np.concatenate([old, new])
+        index.add_with_ids(vectors[places], places)
+        return ItemIndex(index)
 
     @property
     def num_items(self) -> int:
@@ -65,28 +99,81 @@ class ItemIndex:
         Returns:
             At most k hits, best first; ties in the order of item indices.
         """
-        barred = np.unique(np.append(np.asarray(excluded, dtype=np.int64), 0))
-        barred = barred[barred < self.faiss_index.ntotal]  # others take no place in the list
+        total = self.faiss_index.ntotal
+        barred = np.asarray(excluded, dtype=np.int64)
+        barred = np.append(barred[barred < total], 0)  # others take no place in the list
         if allowed is None:
-            num_open = self.faiss_index.ntotal - len(barred)
-            selector: faiss.IDSelector = faiss.IDSelectorNot(faiss.IDSelectorBatch(barred))
+            # One bit an item is looked up faster than a set, whatever its size.
+            bits = np.zeros(total // 8 + 1, dtype=np.uint8)
+            np.bitwise_or.at(bits, barred >> 3, (1 << (barred & 7)).astype(np.uint8))
+            num_open = total - int(np.bitwise_count(bits).sum())
+            selector: faiss.IDSelector = faiss.IDSelectorNot(_bitmap(bits))
         else:
             free = allowed.copy()
             free[barred] = False
-            num_open = int(np.count_nonzero(free))
             bits = np.packbits(free, bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+            num_open = int(np.count_nonzero(free))
+            selector = _bitmap(bits)
         wanted = min(k, num_open)
         if wanted <= 0:
             return []
-        scores, items = self.faiss_index.search(
-            np.ascontiguousarray(interests, dtype=np.float32),
-            wanted,
-            params=faiss.SearchParameters(sel=selector),  # type: ignore[call-arg]
-        )
+        queries = np.ascontiguousarray(interests, dtype=np.float32)
+        scores, items = self._nearest(queries, wanted, selector, share=num_open / total)
         best: dict[int, Hit] = {}
         for interest, row in enumerate(zip(items.tolist(), scores.tolist(), strict=True)):
             for item, score in zip(*row, strict=True):
                 if item >= 0 and (item not in best or score > best[item].score):
                     best[item] = Hit(item, score, interest)
         return sorted(best.values(), key=lambda hit: (-hit.score, hit.item))[:wanted]
+
+    def _nearest(
+        self, queries: NDArray[np.float32], k: int, selector: faiss.IDSelector, share: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and items [S, k]; all cells are searched where some would not do."""
+        index = self.faiss_index
+        if not isinstance(index, faiss.IndexIVF):
+            return index.search(queries, k, params=_parameters(faiss.SearchParameters, selector))
+        cells = index.nlist if share < FEW else index.nprobe
+        scores, items = index.search(
+            queries, k, params=_parameters(faiss.SearchParametersIVF, selector, nprobe=cells)
+        )
+        if cells < index.nlist and (items < 0).any():
+            every = _parameters(faiss.SearchParametersIVF, selector, nprobe=index.nlist)
+            scores, items = index.search(queries, k, params=every)
+        return scores, items
+
+
+def _cells(vectors: NDArray[np.float32], exact: faiss.IndexFlat) -> faiss.IndexIVFFlat:
+    """Cut a catalogue into cells, and find out how many have to be searched."""
+    width = vectors.shape[1]
+    num_cells = int(2 * len(vectors) ** 0.5)
+    index = faiss.IndexIVFFlat(
+        faiss.IndexFlatIP(width), width, num_cells, faiss.METRIC_INNER_PRODUCT
+    )
+    index.cp.max_points_per_centroid = POINTS_PER_CELL
+    index.cp.spherical = True
+    index.train(vectors[1:])
+    index.add(vectors)
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((NUM_PROBES, width)).astype(np.float32)
+    noise *= PROBE_NOISE / np.linalg.norm(noise, axis=1, keepdims=True)
+    queries = vectors[rng.integers(1, len(vectors), NUM_PROBES)] + noise
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    k = min(PROBED_ITEMS, len(vectors))
+    true = exact.search(queries, k)[1]
+    index.nprobe = 1
+    while index.nprobe < num_cells:
+        found = index.search(queries, k)[1]
+        shared = [len(np.intersect1d(*pair)) for pair in zip(true, found, strict=True)]
+        if sum(shared) >= TARGET_RECALL * k * NUM_PROBES:
+            break
+        index.nprobe = min(num_cells, index.nprobe + max(1, index.nprobe // 2))
+    return index
+
+
+def _bitmap(bits: NDArray[np.uint8]) -> faiss.IDSelectorBitmap:
+    return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+
+
+def _parameters(kind: type, selector: faiss.IDSelector, **values: int) -> faiss.SearchParameters:
+    return kind(sel=selector, **values)

@@ -42,7 +42,10 @@ class Ask(Query):
     """A request for recommendations to one user or visitor."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"user_id": "42", "k": 10, "explain": True}]}
+        json_schema_extra={
+            "examples": [{"user_id": "42", "k": 10, "explain": True}],
+            "anyOf": [{"required": ["user_id"]}, {"required": ["recent_items"]}],
+        }
     )
 
     user_id: UserId | None = Field(
@@ -155,7 +158,9 @@ class ServedVersionState(BaseModel):
     model_version: str
     run_id: str
     codebook_id: str
-    role: Literal["champion", "previous", "coming", "experiment"]
+    role: Literal["champion", "previous", "experiment", "ready"] = Field(
+        description="ready: it may be the next champion, by its alias or already on its way."
+    )
     servers: int = Field(description="Model servers that answer.")
     wanted: int = Field(description="Model servers there should be.")
     restarts: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 import aiohttp
@@ -122,22 +123,38 @@ class Fleet:
 
     async def _look(self) -> None:
         """Bring what is served in line with the registry and the rollout, as far as it is ready."""
-        number = await asyncio.to_thread(self.registry.resolve, self.alias)
-        coming = await self._served(number)
-        coming.scale(self.settings.replicas)
+        aliases = await asyncio.to_thread(self.registry.aliases)
+        if self.alias not in aliases:
+            raise HymirecError(f"no version is {self.alias!r} any more")
+        coming = await self._served(aliases[self.alias])
         if coming is not self.champion and coming.ready:
             self._switch(coming)
-        wanted = {number, self.champion.info.version}
-        wanted |= set(self.rollout.versions())
-        if self.previous is not None and self.previous.info.version not in wanted:
-            wanted.add(self.previous.info.version)
-            if time.monotonic() - self._switched_at > self.settings.full_seconds:
-                self.previous.scale(1)
-        for version in set(self.versions) - wanted:
+        wanted = self._wanted(coming, aliases)
+        for version, replicas in wanted.items():
+            if version in self.versions:
+                self.versions[version].scale(replicas)
+        for version in set(self.versions) - set(wanted):
             self._retire(version)
         self._processes.replenish()
-        for version in wanted - set(self.versions):  # last: one may not be there
-            (await self._served(version)).scale(self.settings.replicas)
+        problem: HymirecError | None = None
+        for version in set(wanted) - set(self.versions):
+            try:
+                (await self._served(version)).scale(wanted[version])
+            except HymirecError as error:  # the others have nothing to do with it
+                problem = error
+        if problem:
+            raise problem
+
+    def _wanted(self, coming: ServedVersion, aliases: Mapping[str, int]) -> dict[int, int]:
+        """How many servers each version is to have."""
+        full = self.settings.replicas
+        wanted = {aliases[alias]: 1 for alias in self.settings.ready if alias in aliases}
+        if self.previous is not None:
+            recent = time.monotonic() - self._switched_at < self.settings.full_seconds
+            # What it has, no more: the processor is the champion's.
+            wanted[self.previous.info.version] = self.previous.wanted if recent else 1
+        wanted |= dict.fromkeys(self.rollout.versions(), full)
+        return wanted | {coming.info.version: full, self.champion.info.version: full}
 
     def _switch(self, coming: ServedVersion) -> None:
         self.previous, self.champion = self.champion, coming

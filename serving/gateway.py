@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
-import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version as installed
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -48,12 +45,12 @@ from serving.console.desk import Desk
 from serving.console.health import Pulse
 from serving.console.pages import add_console
 from serving.dispatch import LostError
-from serving.experiments import ExperimentRollout
+from serving.docs_page import add_docs
 from serving.fleet import Fleet
 from serving.guard import Guard
+from serving.hooks import add_hooks
 from serving.live_parity import LiveParity
 from serving.metrics import Metrics
-from serving.registry import Registry
 from serving.rollout import ChampionOnly, Rollout
 from serving.sessions import Sessions
 from serving.settings import GatewaySettings
@@ -140,7 +137,7 @@ class Gateway:
                 "champion" if one is champion
                 else "previous" if one is fleet.previous
                 else "experiment" if number in fleet.rollout.versions()
-                else "coming"
+                else "ready"
             )  # fmt: skip
             versions.append(
                 ServedVersionState(
@@ -196,6 +193,8 @@ def create_app(
         title="HyMiRec", version=installed("hymirec"), lifespan=lifespan,
         description="Recommendations from long histories, with several interests per user.",
         generate_unique_id_function=lambda route: route.name,
+        docs_url=None,
+        redoc_url=None,
     )  # fmt: skip
     app.state.gateway = gateway
     app.add_middleware(
@@ -212,6 +211,8 @@ def create_app(
     _add_recommendations(app, gateway)
     _add_events(app, gateway)
     _add_operations(app, gateway)
+    add_hooks(app, fleet.look_now)
+    add_docs(app)
     console = add_console(app, home, gateway, desk, sessions) if desk else None
     return app
 
@@ -341,6 +342,8 @@ def without_paths(text: str) -> str:
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problem = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        return _refusal(request, f"the body is no JSON: {problem['ctx']['error']}", 400)
     place = ".".join(str(part) for part in problem["loc"] if part != "body")
     message = f"{place}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
     return _refusal(request, message, 422)
@@ -361,78 +364,3 @@ def _refusal(request: Request, message: str, status: int) -> Response:
 def _failed(request: Request, error: Exception) -> Response:
     log.error("%s %s: %s", request.method, request.url.path, error)  # it may name a path
     return JSONResponse({"error": "events cannot be stored at present: try again"}, 503)
-
-
-def run_gateway(
-    home: Home, model: str, alias: str, *, host: str, port: int,
-    settings: GatewaySettings, tokens: Tokens, on_ready: Callable[[int], None],
-    desk: Desk | None = None,
-) -> None:  # fmt: skip
-    """Answer at an address until interrupted or terminated.
-
-    Args:
-        home: see `create_app`.
-        model: name of the registered model.
-        alias: which of its versions answers, also when it moves.
-        host: to listen on.
-        port: to listen on.
-        settings: limits.
-        tokens: who may do what.
-        on_ready: told the version when requests are answered.
-        desk: see `create_app`.
-
-    Raises:
-        HymirecError: the version cannot be served.
-    """
-    with ExperimentRollout(home) as rollout:
-        fleet = Fleet(Registry(home, model), alias, rollout, settings)
-        rollout.serve_from(lambda version: fleet.served(version) is not None)
-        app = create_app(home, fleet, rollout=rollout, settings=settings, tokens=tokens, desk=desk)
-        _listen(app, host, port, lambda: on_ready(fleet.champion.info.version))
-
-
-def _listen(app: FastAPI, host: str, port: int, on_start: Callable[[], None]) -> None:
-    """Answer at an address until interrupted or terminated."""
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", access_log=False, lifespan="off",
-        server_header=False,
-    )  # fmt: skip
-    server = _Server(config, on_start)
-
-    async def serve() -> None:
-        task = asyncio.current_task()
-        assert task
-
-        def stop() -> None:
-            if server.started:
-                server.should_exit = True
-            else:
-                task.cancel()
-
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(sign, stop)
-        # Here and not in the server, which would print a traceback where no version comes up.
-        async with app.router.lifespan_context(app):
-            await server.serve()
-
-    with (
-        asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
-        suppress(asyncio.CancelledError),
-    ):
-        runner.run(serve())
-
-
-class _Server(uvicorn.Server):
-    """One that leaves signals to its caller and says when it listens."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()

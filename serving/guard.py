@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
+from serving.hooks import PATH as HOOK
 from serving.sessions import Sessions
 from serving.settings import GatewaySettings
 from serving.tokens import Sender, Tokens
@@ -47,6 +48,7 @@ ROLES: Sequence[tuple[str, str]] = (
     (SIGN_IN, OPEN),
     ("/console/static/", OPEN),
     (CONSOLE, "read"),
+    (HOOK, OPEN),  # its signature is looked at instead
     ("/version", ANYBODY_KNOWN),
     ("/v1/recommendations", "recommend"),
     ("/invocations", "recommend"),

@@ -146,12 +146,8 @@ class HyMiRecModel(PythonModel):
             for query, (known, _) in zip(queries, events, strict=True)
         ]
         searched = time.perf_counter()
-        stages = {
-            "features": features_read - started,
-            "model": modelled - features_read,
-            "search": searched - modelled,
-        }
         now = datetime.now(UTC)
+        stages: dict[str, float] = {}
         answers = []
         for user_id, query, (_, served_by), items in zip(
             user_ids, queries, events, found, strict=True
@@ -175,6 +171,12 @@ class HyMiRecModel(PythonModel):
                 latest = [*latest, *query.recent_items][-NUM_RECENT:]
                 answer["recent"] = package.titles(latest)
             answers.append(answer)
+        stages |= {
+            "features": features_read - started,
+            "model": modelled - features_read,
+            "search": searched - modelled,
+            "serialisation": time.perf_counter() - searched,
+        }
         return answers
 
     def _read(self, user_ids: Sequence[str]) -> tuple[Mapping[str, UserRow], dict[str, str]]:

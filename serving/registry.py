@@ -61,6 +61,19 @@ class Registry:
             )
             raise UsageError(f"{nothing}: {why}") from error
 
+    def aliases(self) -> dict[str, int]:
+        """Versions by alias.
+
+        Raises:
+            HymirecError: the registry cannot be read.
+        """
+        try:
+            found = self._client.get_registered_model(self.name).aliases
+        except MlflowException as error:
+            reason = str(error).partition("\n")[0]
+            raise HymirecError(f"the registry cannot be read: {reason}") from error
+        return {alias: int(version) for alias, version in found.items()}
+
     def info(self, version: int) -> VersionInfo:
         """What is known of a version.
 

@@ -22,5 +22,7 @@ class GatewaySettings(BaseModel):
     """Requests a second of one sender on the average; 0 sets no limit."""
     burst: PositiveInt = 100
     """Requests a sender may make at once before the rate counts."""
+    ready: tuple[str, ...] = ("previous", "challenger")
+    """Aliases whose versions are kept ready with one server each: they may be the next champion."""
     full_seconds: PositiveFloat = 600.0
     """How long the version before the champion keeps all of its servers; then one."""

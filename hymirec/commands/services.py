@@ -62,14 +62,12 @@ def up(
 
     What is told once is remembered in the home. Doing it again starts what has ended.
     """
+    wanted = _known(names)
     place = configured(home).create()
     told = _remembered(
         place, data=str(data.resolve()) if data else None, recipe=recipe,
         prefect_port=prefect_port, mlflow_port=mlflow_port, gateway_port=gateway_port,
     )  # fmt: skip
-    wanted = names or list(SERVICES)
-    if unknown := sorted(set(wanted) - SERVICES.keys()):
-        raise UsageError(f"no service is called {unknown[0]!r}; there are {', '.join(SERVICES)}")
     if "prefect" in wanted:
         if not told.data:
             raise UsageError("--data DIR names what the schedules work on; it is remembered")
@@ -94,8 +92,9 @@ def down(
     """Stop what `up` started; a run that is going on is taken up by the next of its flow."""
     place = Home.at(home)
     running = supervision.found(place)
+    wanted = _known(names)
     for one in reversed(running):
-        if not names or one.name in names:
+        if one.name in wanted:
             ran = supervision.stop(place, one)
             out.print(f"{one.name}: {'stopped' if ran else 'had ended'}")
     if not running:
@@ -108,6 +107,13 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
     found = _show(place, as_json)
     if any(one["state"] != "running" for one in found):
         raise typer.Exit(1)
+
+
+def _known(names: list[str] | None) -> list[str]:
+    """The services named; all if none is."""
+    if unknown := sorted(set(names or ()) - SERVICES.keys()):
+        raise UsageError(f"no service is called {unknown[0]!r}; there are {', '.join(SERVICES)}")
+    return names or list(SERVICES)
 
 
 def _show(home: Home, as_json: bool) -> list[dict[str, Any]]:

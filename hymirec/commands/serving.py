@@ -39,7 +39,7 @@ def serve(
     place = configured(home)
     from flows.desk import Desk
     from flows.settings import CHAMPION, MODEL_NAME
-    from serving.gateway import run_gateway
+    from serving.running import run_gateway
     from serving.server import free_port, refuse_port_in_use
     from serving.settings import GatewaySettings
     from serving.tokens import ENV_TOKENS, ENV_TOKENS_FILE, Tokens

@@ -108,6 +108,8 @@ def test_it_is_loud_when_they_do_not_and_asks_once_for_a_retrain(
     assert "data/popularity_psi is" in reason
     assert second.retrain == "A retrain was started as flow run brave-lynx."
     assert third.retrain.startswith("A retrain was asked for 0.0 hours ago")
+    assert [one.news for one in (first, second, third)] == [True, True, False]
+    assert third.crossed == second.crossed
     assert "hymirec/1: data/popularity_psi is" in caplog.text
 
 

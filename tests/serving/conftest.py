@@ -24,6 +24,7 @@ class FakeRegistry:
     def __init__(self, home):
         self.home = home
         self.champion = 0
+        self.others = {}
         self.forgotten = []
 
     def make(self, number, **told):
@@ -39,6 +40,10 @@ class FakeRegistry:
         if not self.champion:
             raise UsageError(f"no version of hymirec is {alias!r}")
         return self.champion
+
+    def aliases(self):
+        champion = {"champion": self.champion} if self.champion else {}
+        return self.others | champion
 
     def info(self, version):
         if not self.fetch(version).is_dir():

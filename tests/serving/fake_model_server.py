@@ -44,7 +44,7 @@ def predict(columns, row):
         "user_id": values["user_id"], "served_by": "full", "feature_age_seconds": 60.0,
         "degraded": None, "model_version": told["version"], "run_id": told["run"],
         "codebook_id": told["codebook"], "recommendations": items[: query.get("k", 10)],
-        "stage_seconds": {"features": 0.0, "model": 0.0, "search": 0.0},
+        "stage_seconds": {"features": 0.0, "model": 0.0, "search": 0.0, "serialisation": 0.0},
     }  # fmt: skip
 
 
@@ -56,7 +56,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        split = body["dataframe_split"]
+        split = body.get("dataframe_split")
+        if not isinstance(split, dict) or "user_id" not in split.get("columns", ()):
+            self.answer(400, b'{"message": "no rows"}')
+            return
         place = split["columns"].index("user_id")
         if any(row[place] == told.get("refuses") for row in split["data"]):
             problem = {"message": "Failed to predict data\nError: no, at /secret/path/model.py"}

@@ -202,6 +202,21 @@ def test_versions_of_a_rollout_are_ready_beside_the_champion(registry, make_flee
     asyncio.run(scenario())
 
 
+def test_a_challenger_is_ready_before_it_is_promoted(registry, make_fleet):
+    async def scenario():
+        async with make_fleet(replicas=2) as fleet:
+            registry.others = {"challenger": registry.make(2), "previous": 9}
+            await until(lambda: fleet.served(2) is not None)
+            assert fleet.versions[2].wanted == 1
+            (pid,) = fleet.served(2).pids
+            registry.champion = 2
+            await until(lambda: fleet.champion.info.version == 2)
+            assert pid in fleet.champion.pids
+            await until(lambda: fleet.champion.num_ready == 2)
+
+    asyncio.run(scenario())
+
+
 def test_servers_end_with_a_gateway_that_is_killed(home, registry):
     code = (
         "import sys, time; from pathlib import Path; import serving.server as s\n"

@@ -5,9 +5,12 @@ import time
 
 import pytest
 from fastapi.testclient import TestClient
+from mlflow.webhooks.delivery import _generate_hmac_signature
 
 from features.event_log import EventLog
 from serving.gateway import MAX_BODY, create_app, without_paths
+from serving.hooks import ENV_SECRET
+from serving.metrics import STAGES
 from serving.rollout import ChampionOnly, Route
 from serving.tokens import ENV_TOKENS, Tokens
 
@@ -49,7 +52,7 @@ def test_events_are_in_the_log_when_they_are_acknowledged(client, log):
         ({"events": []}, "events: List should have at least 1"),
         ({}, "events: Field required"),
         ([GOOD], ""),
-        ("{", "1: JSON decode error"),
+        ("{", "the body is no JSON: "),
         (b"\xff\xfe\x00", ""),
         ({"events": [GOOD], "dry_run": True}, "dry_run: Extra inputs"),
     ],
@@ -59,7 +62,7 @@ def test_a_wrong_request_is_refused_whole_with_the_fields_name(client, log, body
     answer = client.post(
         "/v1/events", content=content, headers={"content-type": "application/json"}
     )
-    assert answer.status_code == (400 if body == b"\xff\xfe\x00" else 422)
+    assert answer.status_code == (400 if body in ("{", b"\xff\xfe\x00") else 422)
     (error,) = answer.json().values()
     assert error.startswith(message)
     assert error.endswith("(nothing of this request was taken)")
@@ -143,7 +146,7 @@ def test_an_answer_says_who_gave_it(client):
     ]  # fmt: skip
     assert headers["x-request-id"] == "abc-1"
     stages = dict(part.split(";dur=") for part in headers["server-timing"].split(", "))
-    assert set(stages) == {"total", "gateway", "mlflow", "features", "model", "search"}
+    assert set(stages) == set(STAGES)
     text = client.get("/metrics").text
     assert 'hymirec_answers_total{degraded="",model_version="1",served_by="full"} 1.0' in text
     assert 'hymirec_latency_seconds_count{stage="mlflow"} 1.0' in text
@@ -307,6 +310,30 @@ def test_without_tokens_a_page_elsewhere_cannot_ask(client):
         "/v1/events", content=json.dumps({"events": [GOOD]}), headers={"content-type": "text/plain"}
     )
     assert answer.status_code == 415
+
+
+def test_a_webhook_of_mlflow_makes_the_gateway_look(home, make_fleet, monkeypatch):
+    monkeypatch.setenv(ENV_SECRET, "a secret")
+    fleet = make_fleet()
+    with TestClient(create_app(home, fleet), base_url=LOCAL) as client:
+        body, now = '{"entity": "model_version_alias"}', str(int(time.time()))
+        signed = _generate_hmac_signature("a secret", "d1", now, body)
+        headers = {"x-mlflow-delivery-id": "d1", "x-mlflow-timestamp": now,
+                   "x-mlflow-signature": signed, "content-type": "application/json"}  # fmt: skip
+        old = str(int(now) - 1000)
+        signed_then = _generate_hmac_signature("a secret", "d1", old, body)
+        for wrong in (
+            {"x-mlflow-signature": ""},
+            {"x-mlflow-signature": "v1,é"},
+            {"x-mlflow-delivery-id": "d2"},
+            {"x-mlflow-timestamp": old, "x-mlflow-signature": signed_then},
+        ):
+            sent = {k: v.encode() for k, v in (headers | wrong).items()}
+            assert client.post("/v1/hooks/mlflow", content=body, headers=sent).status_code == 401
+        assert client.post("/v1/hooks/mlflow", content=body, headers=headers).status_code == 204
+    monkeypatch.delenv(ENV_SECRET)
+    with TestClient(create_app(home, make_fleet()), base_url=LOCAL) as client:
+        assert client.post("/v1/hooks/mlflow", content=body, headers=headers).status_code == 404
 
 
 def test_every_answer_is_marked_and_tells_nothing(client):

@@ -15,7 +15,7 @@ from serving.gateway import create_app
 from serving.tokens import ENV_TOKENS, ENV_TOKENS_FILE, Tokens
 
 SHOP, OPS = "shop-token-0123456789", "ops-token-0123456789"
-OPEN = {"/healthz", "/readyz", "/ping", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+OPEN = {"/healthz", "/readyz", "/ping", "/docs", "/docs/start.js", "/openapi.json"}
 """What anybody may ask: whether it is well, and what can be asked."""
 
 

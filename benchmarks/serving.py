@@ -1,0 +1,328 @@
+"""Latency and throughput of the gateway beside MLflow serving a model that does nothing.
+
+    python benchmarks/serving.py [--quick] [--home DIR] [--seconds 10]
+
+Prints one JSON object. Without `--home` the served model has the shapes of recipe `small` on 2,000
+items and has learned nothing, which takes as long to ask as one that has; with it, the home's
+champion is asked. `noop`: `mlflow models serve` with a model that returns a constant, one client.
+`rows`: `hymirec serve` with one model server and 1, 8 and 32 clients in turn, each of which asks
+again as soon as it is answered; stages are medians of what the header Server-Timing says: `gateway`
+(waiting and gateway), `mlflow` (MLflow around the model), `features` (Feast), `model`, `search`
+(FAISS), `serialisation` (JSON on both sides). `latency_2000_over_50_events`: medians of users with
+so many events, one client. `faiss`: p50 of a search of 1,000,000 items (with `--quick` cells are
+learned from fewer points) over one of 10,000, and recall@10 of the larger against exact search.
+
+Clients, gateway and model servers share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+# A script's folder comes first in the search, and there this file would hide the package.
+sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file__).parent]
+
+import faiss  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+
+import hymirec.retrieval as retrieval  # noqa: E402
+from hymirec.home import Home  # noqa: E402
+from hymirec.retrieval import ItemIndex  # noqa: E402
+from serving.server import free_port  # noqa: E402
+
+NUM_ITEMS, LENGTHS, USERS_PER_LENGTH = 2000, (50, 500, 2000), 40
+WIDTH, TOPICS = 64, 1000
+CLIENTS = (1, 8, 32)
+BIN = Path(sys.executable).parent
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows at unit length."""
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def near(centres: np.ndarray, distance: float, rng: np.random.Generator) -> np.ndarray:
+    """A unit vector near each of the rows."""
+    noise = rng.standard_normal(centres.shape, dtype=np.float32)
+    return unit(centres + distance * unit(noise))
+
+
+def catalogue(num_items: int, rng: np.random.Generator) -> np.ndarray:
+    """Vectors [N + 1, D] in topics, as items are; the first is zero."""
+    topics = unit(rng.standard_normal((TOPICS, WIDTH)))
+    vectors = near(topics[rng.integers(0, TOPICS, num_items + 1)], 0.6, rng)
+    vectors[0] = 0
+    return vectors
+
+
+def make_home(home: Home) -> None:
+    """Publish users and register an untrained model as champion."""
+    from flows.settings import CHAMPION, MODEL_NAME, configure_tools
+
+    configure_tools(home.create())
+    import mlflow
+
+    from features.publication import publish
+    from flows.register import register_package
+    from hymirec.codebook import fit_codebook
+    from hymirec.models.hymirec import HyMiRec
+    from hymirec.package import RecommenderPackage
+    from hymirec.recipes import get_recipe
+
+    recipe = get_recipe("small")
+    rng = np.random.default_rng(0)
+    vectors = torch.from_numpy(catalogue(NUM_ITEMS, rng))
+    codebook = fit_codebook(vectors[1:], recipe.codebook)
+    torch.manual_seed(0)
+    model = HyMiRec(vectors, codebook, recipe.recommender)
+    ids = [f"i{number:05d}" for number in range(1, NUM_ITEMS + 1)]
+    titles = [f"Title of {item}" for item in ids]
+    genres = [f"Genre {number % 20}" for number in range(NUM_ITEMS)]
+    items = pd.DataFrame({"item_id": ids, "title": titles, "genre": genres})
+    package = RecommenderPackage.assemble(
+        model, items, torch.ones(NUM_ITEMS + 1, dtype=torch.int64), recipe="small",
+        data_digest="0" * 16,
+    )  # fmt: skip
+    users = [f"e{length}-{number}" for length in LENGTHS for number in range(USERS_PER_LENGTH)]
+    events = pd.DataFrame({"user_id": np.repeat(users, np.repeat(LENGTHS, USERS_PER_LENGTH))})
+    events["item_id"] = np.asarray(ids)[rng.integers(0, NUM_ITEMS, len(events))]
+    start = pd.Timestamp("2026-01-01", tz="UTC")
+    events["timestamp"] = start + pd.to_timedelta(np.arange(len(events)), unit="min")
+    codes = codebook.encode(vectors[1:]).numpy()
+    publish(home, codebook.id, events, ids, codes, datetime.now(UTC))
+    mlflow.set_tracking_uri(home.mlflow_uri)
+    artifacts = (home.mlflow / "artifacts").as_uri()
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("serving", artifacts))
+    with mlflow.start_run():
+        version = register_package(package, users[:1], "benchmark", "untrained", {})
+    mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, version.version)
+
+
+@contextmanager
+def served(
+    command: Sequence[str | Path], url: str, log: Path, **environment: str
+) -> Iterator[None]:
+    """Run a server until the block ends; it begins when the server answers."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(part) for part in command], stdout=output, stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, start_new_session=True,
+        )  # fmt: skip
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/ping", timeout=1).read()
+                break
+            except OSError:
+                if process.poll() is not None:
+                    sys.exit(f"{command[1]} ended: {log.read_text()[-500:]}")
+                time.sleep(0.1)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+@contextmanager
+def noop(folder: Path) -> Iterator[str]:
+    """MLflow's own server with a model that does nothing."""
+    code = folder / "noop.py"
+    code.write_text(
+        "from mlflow.models import set_model\n"
+        "from mlflow.pyfunc import PythonModel\n"
+        "class Noop(PythonModel):\n"
+        "    def predict(self, context, model_input, params=None):\n"
+        "        return [0] * len(model_input)\n"
+        "set_model(Noop())\n"
+    )
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    mlflow.pyfunc.save_model(
+        folder / "noop", python_model=str(code), pip_requirements=["mlflow"],
+        signature=ModelSignature(Schema([ColSpec("string", "user_id")])),
+    )  # fmt: skip
+    port = free_port("127.0.0.1")
+    command = [BIN / "mlflow", "models", "serve", "--model-uri", folder / "noop",
+               "--env-manager", "local", "--port", port]  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    with served(command, url, folder / "noop.log", PATH=f"{BIN}:{os.environ['PATH']}"):
+        yield url
+
+
+@contextmanager
+def gateway(home: Home) -> Iterator[str]:
+    """`hymirec serve` as typed, with one model server."""
+    port = free_port("127.0.0.1")
+    command = [BIN / "hymirec", "serve", "--home", home.root, "--port", port, "--replicas", "1",
+               "--no-standby"]  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    with served(command, url, home.root / "gateway.log"):
+        yield url
+
+
+Taken = tuple[float, dict[str, float]]
+"""Seconds of one answer, and of its stages."""
+
+
+def load(url: str, path: str, bodies: Sequence[bytes], clients: int, seconds: float) -> list[Taken]:
+    """Ask with so many clients for so long."""
+    host, port = url.removeprefix("http://").split(":")
+    end = time.perf_counter() + seconds
+    taken: list[Taken] = []
+
+    async def client(number: int) -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        turn = number
+        while (start := time.perf_counter()) < end:
+            body = bodies[turn % len(bodies)]
+            turn += clients
+            writer.write(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
+            content = await reader.readexactly(int(fields["content-length"]))
+            if not head.startswith("http/1.1 200"):
+                sys.exit(f"{path}: {head.splitlines()[0]}: {content[:300]!r}")
+            stages = {
+                name: float(value) / 1000
+                for name, value in (
+                    part.split(";dur=")
+                    for part in fields.get("server-timing", "").split(", ")
+                    if part
+                )
+            }
+            taken.append((time.perf_counter() - start, stages))
+        writer.close()
+
+    async def everybody() -> None:
+        await asyncio.gather(*(client(number) for number in range(clients)))
+
+    asyncio.run(everybody())
+    return taken
+
+
+def summary(taken: list[Taken], seconds: float) -> dict[str, Any]:
+    """Quantiles in milliseconds, answers a second and the stages' medians."""
+    whole = np.array([one for one, _ in taken]) * 1000
+    found: dict[str, Any] = {
+        f"p{quantile}_ms": round(float(np.percentile(whole, quantile)), 2)
+        for quantile in (50, 95, 99)
+    }
+    found["rps"] = round(len(taken) / seconds, 1)
+    names = [name for name in taken[0][1] if name != "total"]
+    found["stages_ms"] = {
+        name: round(1000 * float(np.median([stages[name] for _, stages in taken])), 3)
+        for name in names
+    }
+    return found
+
+
+def measure_faiss(quick: bool) -> dict[str, float]:
+    """Large over small, and what the large one finds of what there is."""
+    if quick:
+        retrieval.POINTS_PER_CELL = 20
+    rng = np.random.default_rng(1)
+    medians = {}
+    recall = 0.0
+    for num_items in (10_000, 1_000_000):
+        vectors = catalogue(num_items, rng)
+        index = ItemIndex.build(vectors)
+        faiss.omp_set_num_threads(1)
+        interests = near(vectors[rng.integers(1, num_items, 400)], 0.5, rng).reshape(200, 2, -1)
+        seen = rng.integers(1, num_items, (200, 500))
+        times = []
+        for pair, its in zip(interests, seen, strict=True):
+            started = time.perf_counter()
+            index.search(pair, 10, excluded=its)
+            times.append(time.perf_counter() - started)
+        medians[num_items] = float(np.median(times))
+        if num_items > retrieval.MOST_EXACT:
+            exact = faiss.IndexFlatIP(WIDTH)
+            exact.add(vectors)
+            some = interests[:50]
+            true = [{hit.item for hit in ItemIndex(exact).search(pair, 10)} for pair in some]
+            found = [{hit.item for hit in index.search(pair, 10)} for pair in some]
+            recall = sum(len(a & b) for a, b in zip(true, found, strict=True)) / (10 * len(some))
+        faiss.omp_set_num_threads(os.cpu_count() or 1)
+    return {
+        "recall": round(recall, 4),
+        "latency_1m_over_10k": round(medians[1_000_000] / medians[10_000], 2),
+        "p50_ms_10k": round(1000 * medians[10_000], 3),
+        "p50_ms_1m": round(1000 * medians[1_000_000], 3),
+    }
+
+
+def users_of(home: Home) -> list[str]:
+    """Users of a home that was given."""
+    (path, *_) = sorted((home.root / "data").glob("*/interactions.parquet"))
+    return pd.read_parquet(path, columns=["user_id"])["user_id"].drop_duplicates().tolist()[:200]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="under a minute on two cores")
+    parser.add_argument("--home", type=Path, help="serve its champion")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    arguments = parser.parse_args()
+    seconds = 2.0 if arguments.quick else arguments.seconds
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        home = Home.at(arguments.home or folder / "home")
+        if arguments.home:
+            users = users_of(home)
+        else:
+            make_home(home)
+            users = [f"e{LENGTHS[0]}-{number}" for number in range(USERS_PER_LENGTH)]
+        asked = [json.dumps({"user_id": user, "k": 10}).encode() for user in users]
+        plain = [json.dumps({"dataframe_records": [{"user_id": user}]}).encode() for user in users]
+        result: dict[str, Any] = {}
+        with noop(folder) as url:
+            load(url, "/invocations", plain, 1, 1.0)
+            found = summary(load(url, "/invocations", plain, 1, seconds), seconds)
+            result["noop"] = {name: found[name] for name in ("p50_ms", "p99_ms", "rps")}
+        path = "/v1/recommendations"
+        with gateway(home) as url:
+            load(url, path, asked, 1, 1.0)
+            result["rows"] = [
+                {"clients": clients} | summary(load(url, path, asked, clients, seconds), seconds)
+                for clients in CLIENTS
+            ]
+            if not arguments.home:
+                by_length = {}
+                for length in (50, 2000):
+                    bodies = [json.dumps({"user_id": f"e{length}-{number}"}).encode()
+                              for number in range(USERS_PER_LENGTH)]  # fmt: skip
+                    by_length[length] = summary(load(url, path, bodies, 1, seconds), seconds)
+                result["latency_2000_over_50_events"] = round(
+                    by_length[2000]["p50_ms"] / by_length[50]["p50_ms"], 2
+                )
+                result["stages_ms_2000_events"] = by_length[2000]["stages_ms"]
+        result["faiss"] = measure_faiss(arguments.quick)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

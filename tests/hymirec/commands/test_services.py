@@ -1,0 +1,65 @@
+"""`hymirec up` and `down` before anything is started; what they start is tried by hand and by
+benchmarks/unattended.py."""
+
+import json
+import os
+
+import psutil
+import pytest
+
+from hymirec import supervision
+from hymirec.commands import services
+from hymirec.errors import UsageError
+from hymirec.home import Home
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    """What a command tells its process is gone after the test."""
+    for name in list(os.environ):
+        monkeypatch.setenv(name, os.environ[name])
+
+
+def up(home, *names, data=None):
+    services.up(
+        list(names) or None, data=data, recipe=None, webhook="", deployments=None,
+        prefect_port=None, mlflow_port=None, gateway_port=None, home=home, as_json=False,
+    )  # fmt: skip
+
+
+def test_a_service_nobody_knows_is_named_and_no_home_is_made(tmp_path):
+    for command in (up, lambda home, name: services.down([name], home=home)):
+        with pytest.raises(UsageError, match="no service is called 'postgres'; there are prefect"):
+            command(tmp_path / "home", "postgres")
+    assert not (tmp_path / "home").exists()
+
+
+def test_schedules_need_data_that_is_there(tmp_path):
+    with pytest.raises(UsageError, match="--data DIR names what the schedules work on"):
+        up(tmp_path / "home")
+    with pytest.raises(UsageError, match="elsewhere is not a folder"):
+        up(tmp_path / "home", data=tmp_path / "elsewhere")
+
+
+def test_what_is_told_once_is_remembered(tmp_path):
+    home = Home.at(tmp_path).create()
+    services._remembered(home, data="/data", recipe=None, gateway_port=6000)
+    told = services._remembered(home, data=None, recipe="base", gateway_port=None)
+    assert (told.data, told.recipe, told.gateway_port) == ("/data", "base", 6000)
+    assert told.mlflow_port == 5000
+
+
+def test_programs_are_told_of_a_server_that_runs_and_not_of_one_that_ran(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    home = Home.at(tmp_path).create()
+    began = psutil.Process().create_time()
+    file = supervision.folder(home) / "prefect.json"
+    file.parent.mkdir(parents=True)
+    for began_then, url in ((began, "http://127.0.0.1:4200/api"), (began - 100, None)):
+        server = {
+            "name": "prefect", "pid": os.getpid(), "began": began_then, "command": [],
+            "url": "http://127.0.0.1:4200", "health": "/api/health",
+        }  # fmt: skip
+        file.write_text(json.dumps(server))
+        environment = services._environment(home, services.Told(), "worker")
+        assert environment.get("PREFECT_API_URL") == url
