@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -99,6 +99,11 @@ class StoredExperiment:
         return self.experiment.ramp[self.step].share if self.state == "running" else 0.0
 
     @property
+    def chooses_versions(self) -> bool:
+        """Whether it decides which version answers, not only what one is asked with."""
+        return self.experiment.mode != "ab" or len(set(self.versions.values())) > 1
+
+    @property
     def progress(self) -> Progress:
         """For `hymirec.abtest.decisions`; of one that has started."""
         assert self.started is not None
@@ -122,14 +127,22 @@ def subject_of(name: str) -> str:
 class ExperimentStore:
     """The experiments of one home; may be shared by threads and by processes."""
 
-    def __init__(self, home: Home, url: str | None = None) -> None:
+    def __init__(
+        self, home: Home, url: str | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
         """Open the store, making it where there is none; arguments as `EventLog`.
+
+        Args:
+            home: whose experiments these are.
+            url: as of `EventLog`.
+            clock: tells what time it is; simulations have their own.
 
         Raises:
             UsageError: the address is of no database that can hold it.
             HymirecError: the database cannot be used.
         """
         self.home = home
+        self.clock = clock
         self.log = AuditLog(home, url)
         self._database = LogDatabase(home, "experiment store", url)
         self._database.make(_METADATA)
@@ -180,7 +193,7 @@ class ExperimentStore:
                 "state": "draft",
                 "step": 0,
                 "versions": "{}",
-                "created": time.time(),
+                "created": self.clock(),
                 "winner": "",
                 "reason": "created",
                 "revision": self.revision() + 1,
@@ -205,12 +218,13 @@ class ExperimentStore:
             actor: who does it, by default who runs this.
 
         Raises:
-            UsageError: it is no draft, or another experiment has some of its users.
+            UsageError: it is no draft, or another experiment has some of its users: one of the same
+                layer, or one of another that decides the same.
         """
 
         def change(stored: StoredExperiment) -> dict[str, Any]:
-            self._refuse_overlap(stored)
-            now = time.time()
+            self._refuse_overlap(replace(stored, versions=dict(versions)))
+            now = self.clock()
             return {
                 "state": "running", "versions": json.dumps(dict(versions)), "started": now,
                 "step_since": now,
@@ -241,7 +255,7 @@ class ExperimentStore:
                     f"{name} is at step {stored.step + 1}: going back would take the variant away "
                     "from users who have it; pause it instead"
                 )
-            return {"step": goal, "step_since": time.time()}
+            return {"step": goal, "step_since": self.clock()}
 
         return self._move("ramped", name, ("running",), change, reason, actor=actor,
                           evidence=evidence)  # fmt: skip
@@ -289,7 +303,7 @@ class ExperimentStore:
         def change(stored: StoredExperiment) -> dict[str, Any]:
             if winner:
                 stored.experiment.variant(winner)
-            return {"state": state, "ended": time.time(), "winner": winner}
+            return {"state": state, "ended": self.clock(), "winner": winner}
 
         come_from: tuple[State, ...] = ("running", "paused")
         if state == "stopped":
@@ -325,6 +339,19 @@ class ExperimentStore:
                     f"{stored.name} wants {traffic.begin:g} to {traffic.end:g} of layer "
                     f"{traffic.layer!r}, and {other.name} ({other.state}) has {has.begin:g} to "
                     f"{has.end:g}: nobody can be in both"
+                )
+            if other.experiment.traffic.layer == traffic.layer:
+                continue
+            if stored.chooses_versions and other.chooses_versions:
+                raise UsageError(
+                    f"{stored.name} and {other.name} ({other.state}) both choose versions, so they "
+                    f"have to share layer {other.experiment.traffic.layer!r}"
+                )
+            both = stored.experiment.settings & other.experiment.settings
+            if both:
+                raise UsageError(
+                    f"{stored.name} and {other.name} ({other.state}) both set {min(both)}, so they "
+                    f"have to share layer {other.experiment.traffic.layer!r}"
                 )
 
     def _move(

@@ -6,7 +6,8 @@ Statistics and rules are `hymirec.abtest`'s, beginning and end are `flows.lifecy
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,23 +68,26 @@ class ReadOuts:
         return {"experiments": [one.to_json() for one in self.experiments]}
 
 
-def read_out_experiment(home: Home, name: str, *, act: bool = True) -> ReadOut:
+def read_out_experiment(
+    home: Home, name: str, *, act: bool = True, clock: Callable[[], float] = time.time
+) -> ReadOut:
     """Read one experiment out, decide, act on it and write all that down.
 
     Args:
         home: whose.
         name: of the experiment.
         act: whether to do what was decided, or only to say it.
+        clock: tells what time it is; simulations have their own.
 
     Raises:
         UsageError: there is no such experiment, or it has not started.
         HymirecError: a log cannot be read or written.
     """
-    store = ExperimentStore(home)
+    store = ExperimentStore(home, clock=clock)
     stored = store.get(name)
     if stored.started is None:
         raise UsageError(f"{name} has not started: hymirec experiment start {name}")
-    readout = ReadoutMaker(home).read(stored)
+    readout = ReadoutMaker(home).read(stored, clock())
     if stored.state != "running":
         return ReadOut(stored, readout, Decision("hold", f"it is {stored.state}"))
     decision = decide(stored.experiment, stored.progress, readout)
@@ -110,7 +114,7 @@ def _act(
             promote = stored.experiment.on_win == "promote"
             return conclude(
                 home, name, decision.winner, reason=reason, evidence=evidence, actor=ACTOR,
-                promote=promote,
+                promote=promote, clock=store.clock,
             )  # fmt: skip
     except UsageError as error:  # a person was faster
         log.warning("experiment %s: %s: %s", name, decision.action, error)

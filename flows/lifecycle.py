@@ -6,6 +6,8 @@ Without Prefect, so that the console's process need not load it.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 from features.audit_log import PROMOTION
@@ -46,13 +48,16 @@ def resolve_versions(home: Home, experiment: Experiment) -> dict[str, int]:
     return found
 
 
-def start(home: Home, name: str, *, reason: str = "", actor: str = "") -> StoredExperiment:
+def start(
+    home: Home, name: str, *, reason: str = "", actor: str = "",
+    clock: Callable[[], float] = time.time,
+) -> StoredExperiment:  # fmt: skip
     """Start a draft with the versions that its variants name now.
 
     Raises:
         UsageError: as `resolve_versions` and `ExperimentStore.start`.
     """
-    store = ExperimentStore(home)
+    store = ExperimentStore(home, clock=clock)
     versions = resolve_versions(home, store.get(name).experiment)
     return store.start(name, versions, reason=reason, actor=actor)
 
@@ -60,6 +65,7 @@ def start(home: Home, name: str, *, reason: str = "", actor: str = "") -> Stored
 def conclude(
     home: Home, name: str, winner: str, *, reason: str, actor: str = "",
     evidence: dict[str, Any] | None = None, promote: bool = True,
+    clock: Callable[[], float] = time.time,
 ) -> StoredExperiment:  # fmt: skip
     """End an experiment, and let `champion` name the winner's version if that is another.
 
@@ -67,7 +73,7 @@ def conclude(
         UsageError: it has ended, has no such variant, or the winner cannot answer; nothing is
             changed then.
     """
-    store = ExperimentStore(home)
+    store = ExperimentStore(home, clock=clock)
     stored = store.get(name)
     variant = stored.experiment.variant(winner)
     version = str(stored.versions.get(winner, ""))

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import aiohttp
 
@@ -40,9 +41,11 @@ class Fleet:
     champion: ServedVersion
 
     def __init__(
-        self, registry: Registry, alias: str, rollout: Rollout, settings: GatewaySettings
-    ) -> None:
-        """Say what to follow; nothing starts yet."""
+        self, registry: Registry, alias: str, rollout: Rollout, settings: GatewaySettings,
+        program: Path | None = None,
+    ) -> None:  # fmt: skip
+        """Say what to follow, and what model servers run if it is no real one; nothing starts."""
+        self._program = program
         self.registry = registry
         self.alias = alias
         self.rollout = rollout
@@ -65,7 +68,9 @@ class Fleet:
         self._session = aiohttp.ClientSession(
             timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
         )
-        self._processes = Processes(self.registry.home, standby=self.settings.standby)
+        self._processes = Processes(
+            self.registry.home, standby=self.settings.standby, program=self._program
+        )
         try:
             number = await asyncio.to_thread(self.registry.resolve, self.alias)
             champion = await self._served(number)

@@ -32,8 +32,16 @@ class ModelProcess:
     It ends with the process that made it, also when that one is killed.
     """
 
-    def __init__(self, home: Home, *, host: str = LOOPBACK, port: int = 0) -> None:
+    def __init__(
+        self, home: Home, *, host: str = LOOPBACK, port: int = 0, program: Path | None = None
+    ) -> None:
         """Start it, listening at an address but serving nothing yet. Port 0 takes a free one.
+
+        Args:
+            home: whose models it serves.
+            host: to listen on.
+            port: to listen on.
+            program: what runs in it, by default `STANDBY`.
 
         Raises:
             UsageError: the port is in use.
@@ -56,7 +64,7 @@ class ModelProcess:
             with self.log_path.open("wb") as output:
                 self._process = subprocess.Popen(
                     # Without -P this folder's files would be found in place of like-named modules.
-                    [sys.executable, "-P", STANDBY, str(listening.fileno())],
+                    [sys.executable, "-P", program or STANDBY, str(listening.fileno())],
                     env=environment,
                     stdin=subprocess.PIPE,
                     stdout=output,

@@ -33,9 +33,10 @@ DRAIN_SECONDS = 10.0
 class Processes:
     """Makes processes for model servers, one at a time, from one that has already imported much."""
 
-    def __init__(self, home: Home, *, standby: bool) -> None:
-        """Say where; nothing starts yet."""
+    def __init__(self, home: Home, *, standby: bool, program: Path | None = None) -> None:
+        """Say where, and what runs in them; nothing starts yet."""
         self.home = home
+        self._program = program
         self.starting = asyncio.Semaphore(1)
         self._keeps_standby = standby
         self._standby: ModelProcess | None = None
@@ -45,14 +46,14 @@ class Processes:
         process, self._standby = self._standby, None
         if process is not None and process.running:
             return process
-        return ModelProcess(self.home)
+        return ModelProcess(self.home, program=self._program)
 
     def replenish(self) -> None:
         """Have one ready for the next, unless one is starting, which needs the processor more."""
         if self._keeps_standby and not self.starting.locked() and (
             self._standby is None or not self._standby.running
         ):  # fmt: skip
-            self._standby = ModelProcess(self.home)
+            self._standby = ModelProcess(self.home, program=self._program)
 
     def close(self) -> None:
         """End the one that waits."""

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from serving.gateway import Gateway
 
 SiteOf = Annotated[Site, Depends(site_of)]
-STYLE_SECONDS = 600
-"""For which a browser keeps the style sheet."""
+STATIC = {"console.css": "text/css", "icon.svg": "image/svg+xml"}
+"""Files that pages use, and what they are."""
+STATIC_SECONDS = 600
+"""For which a browser keeps them."""
 
 
 def add_console(app: FastAPI, home: Home, gateway: Gateway, desk: Desk, sessions: Sessions) -> Site:
@@ -47,18 +49,21 @@ def add_console(app: FastAPI, home: Home, gateway: Gateway, desk: Desk, sessions
 
 
 def _add_entrance(router: APIRouter) -> None:
-    style = files("serving.console").joinpath("static/console.css").read_bytes()
+    shipped = files("serving.console").joinpath("static")
+    static = {name: shipped.joinpath(name).read_bytes() for name in STATIC}
 
     @router.get("")
     @router.get("/")
     def root() -> Response:
         return go_to("/experiments")
 
-    @router.get("/static/console.css")
-    def style_sheet() -> Response:
+    @router.get("/static/{name}")
+    def static_file(name: str) -> Response:
+        if name not in static:
+            raise UnknownError(f"there is no file {name[:100]}")
         return Response(
-            style, media_type="text/css",
-            headers={"cache-control": f"private, max-age={STYLE_SECONDS}"},
+            static[name], media_type=STATIC[name],
+            headers={"cache-control": f"private, max-age={STATIC_SECONDS}"},
         )  # fmt: skip
 
     @router.get("/sign-in")
