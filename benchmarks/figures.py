@@ -161,6 +161,24 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        "validation",
+        (
+            Figure("validating interactions, with Data Docs",
+                   lambda r: f"{r['validation_seconds']:g} s of {r['rows']:,}",
+                   goal="10 s of 1,000,000 on two cores"),
+        ),
+    ),
+    Benchmark(
+        "orchestration",
+        (
+            Figure("what the pipeline takes beside its steps' own work",
+                   lambda r: f"{100 * r['overhead_of_flow']:.1f} % of the flow",
+                   goal="10 % at most"),
+            Figure("the pipeline again, nothing changed",
+                   lambda r: f"{r['second_run_seconds']:g} s"),
+        ),
+    ),
+    Benchmark(
         "scaling",
         (
             Figure("reading an item's text", lambda r: f"{r['text_ms']:g} ms"),
@@ -194,6 +212,7 @@ BENCHMARKS = (
 
 ELSEWHERE = {
     "freshness": "asks a running server: from a click's acknowledgement to the answer that has it",
+    "kill_steps": "kills the pipeline at every step, for many minutes",
     "unattended": "starts all services and breaks them, for half an hour",
     "chaos": "a hostile day: everything at once, and what kills it",
 }
