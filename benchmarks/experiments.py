@@ -53,12 +53,15 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def begin(home: Home, name: str, layer: str) -> StoredExperiment:
+def begin(
+    home: Home, name: str, layer: str, version: int, settings: dict[str, Any]
+) -> StoredExperiment:
     """Start an experiment at all of its layer's traffic."""
     experiment = Experiment.model_validate(
         {
             "name": name, "hypothesis": "none", "owner": "benchmark",
-            "variants": [{"name": "control", "model": 1}, {"name": "new", "model": 2}],
+            "variants": [{"name": "control", "model": 1},
+                         {"name": "new", "model": version, "settings": settings}],
             "traffic": {"layer": layer}, "horizon": {"days": 7},
             "guardrails": [{"metric": "error_rate", "absolute": 0.01},
                            {"metric": "latency_ms", "relative": 0.5}],
@@ -67,13 +70,14 @@ def begin(home: Home, name: str, layer: str) -> StoredExperiment:
     )  # fmt: skip
     store = ExperimentStore(home)
     store.create(experiment)
-    return store.start(name, {"control": 1, "new": 2})
+    return store.start(name, {"control": 1, "new": version})
 
 
 async def measure_requests(home: Home, count: int) -> dict[str, Any]:
     """Time what the gateway does for experiments in one request."""
-    for layer in ("ranking", "page", "mail"):
-        begin(home, f"of-{layer}", layer)
+    begin(home, "versions", "ranking", 2, {})
+    begin(home, "diversity", "page", 1, {"diversity": 0.3})
+    begin(home, "reasons", "mail", 1, {"explain": True})
     items = [{"item_id": f"item-{n:06}", "interest": n % 3} for n in range(ITEMS)]
     answer = {
         "degraded": None, "model_version": "1", "codebook_id": "0123456789ab",
@@ -97,7 +101,7 @@ async def measure_requests(home: Home, count: int) -> dict[str, Any]:
 
 def measure_readout(home: Home, users: int) -> dict[str, Any]:
     """Time a readout of planted users."""
-    stored = begin(home, "read-out", "other")
+    stored = begin(home, "read-out", "other", 1, {"exclude_seen": False})
     split = stored.experiment.split(1.0)
     rng = np.random.default_rng(0)
     rows, events, now = [], [], time.time()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -97,6 +97,11 @@ class StoredExperiment:
     def share(self) -> float:
         """Of its traffic that takes part at present."""
         return self.experiment.ramp[self.step].share if self.state == "running" else 0.0
+
+    @property
+    def chooses_versions(self) -> bool:
+        """Whether it decides which version answers, not only what one is asked with."""
+        return self.experiment.mode != "ab" or len(set(self.versions.values())) > 1
 
     @property
     def progress(self) -> Progress:
@@ -213,11 +218,12 @@ class ExperimentStore:
             actor: who does it, by default who runs this.
 
         Raises:
-            UsageError: it is no draft, or another experiment has some of its users.
+            UsageError: it is no draft, or another experiment has some of its users: one of the same
+                layer, or one of another that decides the same.
         """
 
         def change(stored: StoredExperiment) -> dict[str, Any]:
-            self._refuse_overlap(stored)
+            self._refuse_overlap(replace(stored, versions=dict(versions)))
             now = self.clock()
             return {
                 "state": "running", "versions": json.dumps(dict(versions)), "started": now,
@@ -333,6 +339,19 @@ class ExperimentStore:
                     f"{stored.name} wants {traffic.begin:g} to {traffic.end:g} of layer "
                     f"{traffic.layer!r}, and {other.name} ({other.state}) has {has.begin:g} to "
                     f"{has.end:g}: nobody can be in both"
+                )
+            if other.experiment.traffic.layer == traffic.layer:
+                continue
+            if stored.chooses_versions and other.chooses_versions:
+                raise UsageError(
+                    f"{stored.name} and {other.name} ({other.state}) both choose versions, so they "
+                    f"have to share layer {other.experiment.traffic.layer!r}"
+                )
+            both = stored.experiment.settings & other.experiment.settings
+            if both:
+                raise UsageError(
+                    f"{stored.name} and {other.name} ({other.state}) both set {min(both)}, so they "
+                    f"have to share layer {other.experiment.traffic.layer!r}"
                 )
 
     def _move(

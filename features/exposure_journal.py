@@ -53,7 +53,7 @@ class ExposureJournal:
         except OSError as error:
             raise HymirecError(f"{self._directory} cannot be written: {error.strerror}") from error
         self._full: list[_Segment] = []
-        self._lock = threading.Lock()
+        self._lock, self._draining = threading.Lock(), threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="exposures", daemon=True)
 
@@ -83,6 +83,10 @@ class ExposureJournal:
         Raises:
             HymirecError: the database cannot be written; nothing is lost.
         """
+        with self._draining:
+            return self._drain()
+
+    def _drain(self) -> int:
         with self._lock:
             segments = [*self._full, self._segment]
         new = 0

@@ -232,7 +232,8 @@ class ExposureLog:
     def _exposures(self, query: Any) -> pd.DataFrame:
         frame = self._frame(query)
         for name in _LISTS:
-            frame[name] = [json.loads(text) for text in frame[name]]
+            # As one text: ten times as fast as one by one.
+            frame[name] = json.loads(f"[{','.join(frame[name])}]")
         return frame
 
     def _frame(self, query: Any) -> pd.DataFrame:

@@ -44,6 +44,7 @@ def validate(data: Path, home: Path, bad_rows: BadRows = "fail") -> FlowResult:
         verdict = read_verdict(checked)
         return run.result(
             data=read_ref(place, checked).digest, warnings=verdict.warnings,
+            dropped=verdict.dropped,
             data_report=str(place.reports / verdict.page),
         )  # fmt: skip
 

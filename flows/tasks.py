@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,17 +76,20 @@ def log_data(data: DataRef, run_id: str) -> None:
 def validate_task(home: Home, data: DataRef, run_id: str, bad_rows: BadRows = "fail") -> StepResult:
     """Validate, keep the report, and stop the flow on a failure."""
     with component_run(run_id, "validate") as own, alone_in(home, DATA, wait=True):
-        try:
+        with _kept_report(report_of(home, data), own):
             done = admit(home, data, own, bad_rows)
-        except Exception:
-            _show_report(home, data, own)
-            raise
-        if not done.skipped:
-            _show_report(home, data, own)
         log_step(own, done)
         verdict = read_verdict(done)
-        tags = {"data_report_run": verdict.run_id, "warnings": str(len(verdict.warnings))}
-        _set_tags(own, tags)
+        log_metrics(own, {f"dropped/{table}": num for table, num in verdict.dropped.items()})
+        log_metrics(own, {"warnings": len(verdict.warnings)})
+        mlflow.MlflowClient().log_text(own, "\n".join(verdict.warnings), "warnings.txt")
+        _set_tags(own, {"data_report_run": verdict.run_id})
+    show_table(
+        "validation",
+        {"data": f"{data.name} {data.digest}", "admitted as": read_ref(home, done).digest}
+        | {f"rows of {table} dropped": count for table, count in verdict.dropped.items()}
+        | {f"warning {place}": text for place, text in enumerate(verdict.warnings, start=1)},
+    )
     return done
 
 
@@ -155,7 +159,8 @@ def train_task(
 ) -> StepResult:  # fmt: skip
     """Train the recommender."""
     with component_run(run_id, "train-recommender") as own:
-        done = train.train_recommender(home, data, encoder, codebook, recipe, run_id)
+        with _kept_report(train.training_report(home, codebook, recipe), own):
+            done = train.train_recommender(home, data, encoder, codebook, recipe, run_id)
         if own != run_id:
             log_parameters(own, _of(recipe, "recommender.", "training."))
         log_step(own, done)
@@ -169,7 +174,8 @@ def evaluate_task(
 ) -> StepResult:  # fmt: skip
     """Measure the model, and write its card."""
     with component_run(run_id, "evaluate") as own:
-        done = train.evaluate_recommender(home, data, codebook, recommender, run_id)
+        with _kept_report(train.prediction_report(home, recommender), own):
+            done = train.evaluate_recommender(home, data, codebook, recommender, run_id)
         mlflow.MlflowClient().log_artifacts(run_id, str(done.directory), "evaluation")
         mlflow.MlflowClient().log_text(run_id, card_of(data, codebook, done, recipe), CARD)
         if own != run_id:
@@ -275,9 +281,20 @@ def _set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
 
-def _show_report(home: Home, data: DataRef, run_id: str) -> None:
-    """Keep a report in MLflow, and show Prefect where it is."""
-    site = report_of(home, data)
-    if site.exists():
-        mlflow.MlflowClient().log_artifacts(run_id, str(site), REPORT)
-        show_link("data-report", (site / "index.html").as_uri(), "what the suites found")
+@contextmanager
+def _kept_report(site: Path, run_id: str) -> Iterator[None]:
+    """Keep a report that is written meanwhile in MLflow, good or bad, and show Prefect where."""
+    before = _written(site)
+    try:
+        yield
+    finally:
+        if _written(site) != before:
+            mlflow.MlflowClient().log_artifacts(run_id, str(site), REPORT)
+            page = next(site.glob("validations/*/**/*.html"), site / "index.html")
+            show_link("data-report", page.as_uri(), "what the suites found")
+
+
+def _written(site: Path) -> float:
+    """When a report was written; 0 if it was not."""
+    index = site / "index.html"
+    return index.stat().st_mtime_ns if index.exists() else 0

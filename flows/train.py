@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+
+import pandas as pd
 
 from features.offline import read_histories
 from flows.data import DataRef
@@ -15,16 +20,20 @@ from flows.encode import (
     read_items,
     source_digests,
 )
+from flows.frames import history_frame, prediction_frame, training_frame
 from flows.plots import recall_by_length
 from flows.published import published_data
 from flows.ranking import in_shards
-from flows.steps import StepResult, find_step, run_step, source_digest
+from flows.steps import StepResult, find_step, run_step, source_digest, step_digest
+from flows.suites import suites_of
 from flows.tracking import log_metrics, run_training_step
+from flows.validate import check
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
-from hymirec.evaluation.report import Catalogue, evaluate
+from hymirec.evaluation.report import LIST_LENGTH, Catalogue, evaluate
 from hymirec.evaluation.retrieval import index_recall
 from hymirec.fitting import fit_recommender
+from hymirec.history import History
 from hymirec.home import Home
 from hymirec.inputs import IndexedHistory, build_histories, index_history, number_items
 from hymirec.models.hymirec import HyMiRec
@@ -32,8 +41,10 @@ from hymirec.models.popularity import PopularityRecommender
 from hymirec.recipes import Recipe
 from hymirec.retrieval import ItemIndex
 from hymirec.schema import ITEM_ID
-from hymirec.splits import LEAVE_LAST, LeaveLastSplit, SplitConfig, count_items
+from hymirec.splits import LEAVE_LAST, LeaveLastSplit, Split, SplitConfig, count_items
 from hymirec.training import LogMetrics
+
+log = logging.getLogger(__name__)
 
 RECOMMENDER, EVALUATION = "recommender", "evaluation"
 USERS = "users.parquet"
@@ -44,20 +55,24 @@ INDEX_CASES = 200
 def read_training_histories(
     home: Home, data: DataRef, codebook: StepResult
 ) -> tuple[list[str], list[IndexedHistory]]:
-    """User ids and histories as the feature store's offline files hold them.
+    """User ids and histories in the numbers of the data's items, see `published_histories`."""
+    index = number_items(read_items(data)[ITEM_ID].tolist())
+    histories = published_histories(home, data, codebook)
+    return list(histories), [index_history(history, index) for history in histories.values()]
+
+
+def published_histories(home: Home, data: DataRef, codebook: StepResult) -> dict[str, History]:
+    """Histories by user id, as the feature store's offline files hold them.
 
     Where these hold other data by now, published since under the same codebook, they are made as
     publishing this data made them.
     """
-    dataset = data.read()
-    ids = dataset.items[ITEM_ID].tolist()
-    index = number_items(ids)
     book = read_codebook(codebook)
     if published_data(home, book.id) == data.digest:
-        histories = read_histories(home, book.id)
-    else:
-        histories = build_histories(dataset.interactions, ids, read_codes(codebook), book.id)
-    return list(histories), [index_history(history, index) for history in histories.values()]
+        return read_histories(home, book.id)
+    dataset = data.read()
+    ids = dataset.items[ITEM_ID].tolist()
+    return build_histories(dataset.interactions, ids, read_codes(codebook), book.id)
 
 
 def train_recommender(
@@ -66,22 +81,64 @@ def train_recommender(
 ) -> StepResult:  # fmt: skip
     """Train the hybrid recommender."""
 
+    inputs = _recommender_inputs(codebook, recipe, split)
+
     def work(output: Path, checkpoints: Path, log_metrics: LogMetrics) -> None:
-        book = read_codebook(codebook)
-        _, histories = read_training_histories(home, data, codebook)
+        site = training_report(home, codebook, recipe, split)
+        parts = _checked_split(home, data, codebook, split, site)
         model = fit_recommender(
             read_embeddings(encoder),
             read_first_stage(encoder),
-            book,
-            split.of(histories),
+            read_codebook(codebook),
+            parts,
             recipe,
             directory=checkpoints,
             log_metrics=log_metrics,
         )
         model.save(output / "recommender")
 
-    inputs = _recommender_inputs(codebook, recipe, split)
     return run_training_step(home, RECOMMENDER, inputs, run_id, work)
+
+
+def _checked_split(
+    home: Home, data: DataRef, codebook: StepResult, split: SplitConfig, report_dir: Path
+) -> Split:
+    """The split of published histories, both validated.
+
+    Raises:
+        DataError: a history or the split breaks a rule; the message names the report.
+    """
+    published = published_histories(home, data, codebook)
+    ids = read_items(data)[ITEM_ID].tolist()
+    index = number_items(ids)
+    parts = split.of([index_history(history, index) for history in published.values()])
+    book, now = read_codebook(codebook), datetime.now(UTC)
+    frames = {
+        "histories": history_frame(published, ids, book.id, now),
+        "training_sets": training_frame(parts, list(published), len(ids)),
+    }
+    _check(home, RECOMMENDER, frames, report_dir)
+    return parts
+
+
+def _check(home: Home, name: str, frames: Mapping[str, pd.DataFrame], report_dir: Path) -> None:
+    report = check(frames, report_dir, suites_of(home))
+    for warning in report.warnings:
+        log.warning("%s: %s", name, warning)
+    report.raise_for_failures()
+
+
+def training_report(
+    home: Home, codebook: StepResult, recipe: Recipe, split: SplitConfig = LEAVE_LAST
+) -> Path:
+    """Where the report lies on the histories and the training set of a recommender."""
+    digest = step_digest(RECOMMENDER, _recommender_inputs(codebook, recipe, split))
+    return home.reports / f"{RECOMMENDER}-{digest}"
+
+
+def prediction_report(home: Home, recommender: StepResult) -> Path:
+    """Where the report lies on the predictions of a recommender."""
+    return home.reports / f"{EVALUATION}-{step_digest(EVALUATION, _evaluation_inputs(recommender))}"
 
 
 def find_recommender(home: Home, codebook: StepResult, recipe: Recipe) -> StepResult | None:
@@ -97,8 +154,12 @@ def _recommender_inputs(
         "split": split.model_dump(),
         **recipe.model_dump(mode="json", include={"recommender", "training"}),
         **source_digests(recipe.recommender.backbone),
-        "code": source_digest(Path(__file__)),
+        "code": _code(),
     }
+
+
+def _code() -> str:
+    return source_digest(*(Path(__file__).with_name(f"{name}.py") for name in ("train", "frames")))
 
 
 def evaluate_recommender(
@@ -107,6 +168,9 @@ def evaluate_recommender(
     """Rank every user's test item with the model and with popularity.
 
     Writes `metrics.json` and, for comparisons user by user, `users.parquet`.
+
+    Raises:
+        DataError: the predictions break a rule; the message names the report.
     """
 
     def work(output: Path, checkpoints: Path) -> None:
@@ -115,10 +179,14 @@ def evaluate_recommender(
         items = read_items(data)
         occurrences = count_items(split.training, len(items))
         model = read_recommender(recommender)
+        cases = split.test
         report = evaluate(
-            model, split.test, users, Catalogue.of(items, occurrences),
+            model, cases, users, Catalogue.of(items, occurrences),
             answer=in_shards(recommender.directory / RECOMMENDER, checkpoints / "ranks"),
         )  # fmt: skip
+        frame = prediction_frame(report.users, cases, len(items), LIST_LENGTH)
+        site = prediction_report(home, recommender)
+        _check(home, EVALUATION, {"predictions": frame}, site)
         popularity = rank_cases(PopularityRecommender(occurrences), split.test)
         index = ItemIndex.build(model.item_vectors().numpy())
         some = split.test[:: max(1, len(split.test) // INDEX_CASES)]
@@ -150,7 +218,7 @@ def find_evaluation(home: Home, recommender: StepResult) -> StepResult | None:
 
 
 def _evaluation_inputs(recommender: StepResult) -> dict[str, object]:
-    return {"recommender": recommender.digest, "code": source_digest(Path(__file__))}
+    return {"recommender": recommender.digest, "code": _code()}
 
 
 def read_recommender(recommender: StepResult) -> HyMiRec:

@@ -1,52 +1,49 @@
-"""Validation of a data set against the suites in `expectations/`, by Great Expectations.
+"""Validation of tables against the suites in `expectations/`, by Great Expectations.
 
-A suite is a JSON file that a person can edit: a list of expectations by Great Expectations' own
-names. In `meta`, `note` is the plain-English rule that error messages use, and `about` names the
-column a message should speak of where the expectation is on a derived one. `$min_users` and
-`$min_events` stand for the values of `hymirec.schema`.
-
-Derived columns of the interactions, for suites to use:
-    item_is_known             whether the items hold this item (also true where no item is named)
-    seconds_since_previous    time since the same user's row before; null in a user's first
-    seconds_since_1970        negative before
-    seconds_after_validation  negative in the past
-    events_of_user            rows of the same user
+`flows.suites` says what a suite may hold and `flows.frames` which columns there are.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flows.frames import dataset_frames
+from flows.suites import PARAMETERS, SUITES, WARNING, Rule, find_suite, one_line, read_suite
 from hymirec.datasets import Dataset
-from hymirec.errors import DataError, HymirecError, UsageError
-from hymirec.schema import (
-    INTERACTION_COLUMNS,
-    ITEM_COLUMNS,
-    ITEM_ID,
-    MIN_EVENTS,
-    MIN_USERS,
-    SOURCE_ROW,
-    TIMESTAMP,
-    USER_ID,
-)
+from hymirec.errors import DataError, HymirecError
+from hymirec.schema import SOURCE_ROW, USER_ID
 
-SUITES = Path(__file__).parent / "expectations"
-TABLES = ("interactions", "items")
-
-_SHOWN_ROWS = 3
+_SHOWN_ROWS, _LONGEST_VALUE = 3, 80
 _SITE = "report"
-_PARAMETERS = {"min_users": MIN_USERS, "min_events": MIN_EVENTS}
+_STYLE = Path(__file__).parent / "templates" / "data_docs.css"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that a table does not meet.
+
+    Attributes:
+        table: which.
+        rule: the suite's words on it.
+        message: one line that says which rows, or what was found instead.
+        about_rows: whether the rule is about rows, rather than the table as a whole.
+        rows: int64, places of the rows that break the rule, where all were asked for.
+    """
+
+    table: str
+    rule: Rule
+    message: str
+    about_rows: bool = False
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
 
 
 @dataclass(frozen=True)
@@ -54,17 +51,40 @@ class ValidationReport:
     """What validation found.
 
     Attributes:
-        success: every expectation was checked and held.
-        failures: one line for each expectation the data does not meet.
+        findings: the rules that are not met, in the order of tables and suites.
         errors: one line for each expectation that could not be checked: the suite's fault or the
             program's, not the data's.
         docs_index: the first page of the data report.
+        kept: names of rules whose rows are kept, so that they are no failure.
     """
 
-    success: bool
-    failures: list[str]
+    findings: list[Finding]
     errors: list[str]
     docs_index: Path
+    kept: frozenset[str] = frozenset()
+
+    @property
+    def success(self) -> bool:
+        """Whether every expectation was checked, and every critical one held."""
+        return not self.failures and not self.errors
+
+    @property
+    def failures(self) -> list[str]:
+        """One line for each critical rule that the data does not meet."""
+        return [one.message for one in self.findings if self.is_failure(one)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each other rule that the data does not meet."""
+        return [one.message for one in self.findings if not self.is_failure(one)]
+
+    def is_failure(self, finding: Finding) -> bool:
+        """Whether a finding stops what follows."""
+        return finding.rule.severity != WARNING and finding.rule.name not in self.kept
+
+    def page(self, table: str) -> Path:
+        """The report's page on a table; unlike the first page, it can be read offline."""
+        return next(self.docs_index.parent.glob(f"validations/{table}/**/*.html"))
 
     def raise_for_failures(self) -> None:
         """Do nothing after success.
@@ -80,7 +100,13 @@ class ValidationReport:
 
 
 def validate(
-    dataset: Dataset, report_dir: Path, now: datetime, suites: Path = SUITES
+    dataset: Dataset,
+    report_dir: Path,
+    now: datetime,
+    suites: Path = SUITES,
+    *,
+    previous: Dataset | None = None,
+    all_rows: bool = False,
 ) -> ValidationReport:
     """Check a data set, and leave a report that a browser can open.
 
@@ -88,75 +114,37 @@ def validate(
         dataset: the canonical tables.
         report_dir: where the Data Docs go; those of an earlier validation are replaced.
         now: the time of validation; a time without zone is UTC.
-        suites: the folder of interactions.json and items.json.
+        suites: a folder of suites; of tables for which it has none, ours hold.
+        previous: data of the same name that was validated before, if any.
+        all_rows: let findings name all rows, rather than the first of them in a message.
 
     Raises:
         DataError: a canonical column is missing, so that nothing can be checked.
         UsageError: a suite cannot be read, or Great Expectations does not know what it asks for.
     """
-    items = _with_columns("items", dataset.items, ITEM_COLUMNS)
-    interactions = _with_columns("interactions", dataset.interactions, INTERACTION_COLUMNS)
-    frames = {
-        "interactions": _in_source_order(_derived(interactions, items, now)),
-        "items": _in_source_order(items),
-    }
+    frames = dataset_frames(dataset, now, previous)
+    return check(frames, report_dir, suites, all_rows=all_rows)
+
+
+def check(
+    frames: Mapping[str, pd.DataFrame],
+    report_dir: Path,
+    suites: Path = SUITES,
+    *,
+    all_rows: bool = False,
+) -> ValidationReport:
+    """Check tables against the suites of their names; arguments and errors as `validate`."""
     context = _context(report_dir)
     source = context.data_sources.add_pandas("dataset")
-    failures: list[str] = []
+    findings: list[Finding] = []
     errors: list[str] = []
-    for table in TABLES:
-        result = _run(context, source, table, frames[table], suites / f"{table}.json")
-        failures.extend(_failures(table, frames[table], result))
+    for table, frame in frames.items():
+        result = _run(context, source, table, frame, find_suite(suites, table), all_rows=all_rows)
+        findings.extend(_findings(table, frame, result))
         errors.extend(_errors(table, result))
     context.build_data_docs()
-    return ValidationReport(
-        success=not failures and not errors,
-        failures=failures,
-        errors=errors,
-        docs_index=report_dir.resolve() / "index.html",
-    )
-
-
-def _derived(frame: pd.DataFrame, catalogue: pd.DataFrame, now: datetime) -> pd.DataFrame:
-    """Add the derived columns to the interactions, which are in the order of the table."""
-    stamps = pd.to_datetime(frame[TIMESTAMP], utc=True, errors="coerce")
-    moment = pd.Timestamp(now)
-    moment = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
-    items = frame[ITEM_ID]
-    users = frame[USER_ID]
-    # Numbers for users: grouping a million strings twice is most of the time otherwise.
-    numbers, distinct = pd.factorize(users)
-    gaps: pd.Series = stamps.groupby(numbers).diff()
-    present = numbers >= 0
-    events = np.bincount(numbers[present], minlength=len(distinct) or 1)
-    return frame.assign(
-        item_is_known=(items.isin(catalogue[ITEM_ID]) | items.isna()).to_numpy(bool),
-        seconds_since_previous=np.where(present, _seconds(gaps), np.nan),
-        seconds_since_1970=_seconds(stamps - pd.Timestamp(0, tz="UTC")),
-        seconds_after_validation=_seconds(stamps - moment),
-        events_of_user=np.where(present, events[np.maximum(numbers, 0)], 0),
-    )
-
-
-def _seconds(durations: pd.Series) -> NDArray[np.float64]:
-    """Seconds of each duration, NaN where it is missing."""
-    return durations.to_numpy("timedelta64[ns]") / np.timedelta64(1, "s")
-
-
-def _with_columns(table: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    missing = [column for column in (*columns, SOURCE_ROW) if column not in frame]
-    if missing:
-        raise DataError(
-            f"{table}: no column {missing[0]!r}; columns found: {', '.join(map(str, frame))}"
-        )
-    return frame
-
-
-def _in_source_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Order rows as the file had them, so that the first rows reported are its first."""
-    if not frame[SOURCE_ROW].is_monotonic_increasing:
-        frame = frame.take(np.argsort(frame[SOURCE_ROW].to_numpy(), kind="stable"))
-    return frame.reset_index(drop=True)
+    _style(report_dir)
+    return ValidationReport(findings, errors, report_dir.resolve() / "index.html")
 
 
 def _context(report_dir: Path) -> Any:
@@ -189,78 +177,80 @@ def _context(report_dir: Path) -> Any:
     return gx.get_context(mode="ephemeral", project_config=config)
 
 
-def _run(context: Any, source: Any, table: str, frame: pd.DataFrame, suite_path: Path) -> Any:
+def _style(report_dir: Path) -> None:
+    """Let the pages be read where the internet is not, from which they take their styles."""
+    style = f"<style>\n{_STYLE.read_text()}</style>\n</head>"
+    for page in report_dir.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace("</head>", style, 1), encoding="utf-8")
+
+
+def _run(
+    context: Any, source: Any, table: str, frame: pd.DataFrame, suite: Path, *, all_rows: bool
+) -> Any:
     import great_expectations as gx
 
     batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
-    suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=_suite(suite_path)))
-    definition = gx.ValidationDefinition(name=table, data=batch, suite=suite)
+    expectations = read_suite(suite).expectations
+    definition = gx.ValidationDefinition(
+        name=table,
+        data=batch,
+        suite=context.suites.add(gx.ExpectationSuite(name=table, expectations=expectations)),
+    )
+    detail = "COMPLETE" if all_rows else "SUMMARY"
     return context.validation_definitions.add(definition).run(
         batch_parameters={"dataframe": frame},
         run_id=gx.RunIdentifier(run_name="validation"),
-        expectation_parameters=dict(_PARAMETERS),
-        result_format={"result_format": "SUMMARY", "partial_unexpected_count": 20},
+        expectation_parameters=dict(PARAMETERS),
+        result_format={"result_format": detail, "partial_unexpected_count": 20},
     )
-
-
-def _suite(path: Path) -> list[Any]:
-    """Read a suite's expectations, each marked with its place in the file."""
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
-    try:
-        entries = json.loads(path.read_text())["expectations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path.name}: not a suite of expectations: {_one_line(error)}") from error
-    expectations = []
-    for position, entry in enumerate(entries):
-        try:
-            expectations.append(
-                ExpectationConfiguration(
-                    type=entry["type"],
-                    kwargs=entry.get("kwargs", {}),
-                    meta={**entry.get("meta", {}), "position": position},
-                    notes=_note(entry.get("meta", {})),
-                ).to_domain_obj()
-            )
-        # Great Expectations raises many kinds of errors over a wrong entry; all mean the same.
-        except Exception as error:
-            what = entry.get("type") if isinstance(entry, dict) else entry
-            raise UsageError(
-                f"{path.name}: expectation {position + 1} ({what}): {_one_line(error)}"
-            ) from error
-    return expectations
-
-
-def _note(meta: dict[str, Any]) -> str:
-    return Template(str(meta.get("note", ""))).safe_substitute(_PARAMETERS)
 
 
 def _in_suite_order(result: Any) -> list[Any]:
     return sorted(result.results, key=lambda each: each.expectation_config.meta["position"])
 
 
-def _failures(table: str, frame: pd.DataFrame, result: Any) -> Iterator[str]:
-    """Say of every expectation that failed on the data which rule it is and which rows fail."""
+def _findings(table: str, frame: pd.DataFrame, result: Any) -> Iterator[Finding]:
     for each in _in_suite_order(result):
         if each.success or _exception(each):
             continue
-        config = each.expectation_config
-        note = _note(config.meta) or config.type
-        about = config.meta.get("about") or config.kwargs.get("column")
-        place = f"{table}: {about}" if about else table
-        count = each.result.get("unexpected_count")
-        if count is None:
-            yield f"{place}: {note} (found {each.result.get('observed_value')})"
+        rule = Rule.of(each.expectation_config)
+        name = f" [{rule.name}]" if rule.name else ""
+        place = f"{table}: {rule.about}" if rule.about else table
+        places = each.result.get("partial_unexpected_index_list")
+        if places is None:
+            message = f"{place}: {rule.note} ({_instead(each.result)}){name}"
+            yield Finding(table, rule, message)
             continue
-        rows = frame.loc[each.result["partial_unexpected_index_list"]]
-        shown = ", ".join(map(str, rows[SOURCE_ROW].head(_SHOWN_ROWS)))
-        shown += ", …" if count > _SHOWN_ROWS else ""
-        values = rows[about].dropna().unique()[:_SHOWN_ROWS] if about in rows else []
-        named = f"; {about} " + ", ".join(map(_shown, values)) if len(values) else ""
-        yield (
-            f"{place}: {count} row{'s' * (count != 1)} {note} "
-            f"(row{'s' * (count != 1)} {shown}{named})"
+        count, first = each.result["unexpected_count"], frame.loc[places]
+        message = (
+            f"{place}: {_rows(frame, count)} {rule.note} ({_places(first, rule, count)}){name}"
         )
+        every = each.result.get("unexpected_index_list") or []
+        yield Finding(table, rule, message, True, np.array(every, dtype=np.int64))
+
+
+def _instead(result: Mapping[str, Any]) -> str:
+    """What was found of a table as a whole."""
+    if missing := result.get("partial_missing_list"):
+        return f"missing {', '.join(map(_shown, missing))}"
+    found = result.get("observed_value")
+    return f"found {found:.4g}" if isinstance(found, float) else f"found {found}"
+
+
+def _rows(frame: pd.DataFrame, count: int) -> str:
+    what = "row" if SOURCE_ROW in frame else "user"
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _places(first: pd.DataFrame, rule: Rule, count: int) -> str:
+    """Say where the rule is broken first: rows of a file or users, and the values there."""
+    what, column = ("row", SOURCE_ROW) if SOURCE_ROW in first else ("user", USER_ID)
+    shown = ", ".join(map(str, first[column].head(_SHOWN_ROWS)))
+    shown += ", …" if count > _SHOWN_ROWS else ""
+    values: Any = first[rule.about].dropna().unique() if rule.about in first else []
+    named = f"; {rule.about} " + ", ".join(map(_shown, values[:_SHOWN_ROWS])) if len(values) else ""
+    return f"{what}{'s' * (count != 1)} {shown}{named}"
 
 
 def _errors(table: str, result: Any) -> Iterator[str]:
@@ -279,14 +269,24 @@ def _exception(result: Any) -> str:
     entries = [info] if "raised_exception" in info else list(info.values())
     for entry in entries:
         if entry.get("raised_exception"):
-            return _one_line(entry.get("exception_message") or "no reason given")
+            return one_line(entry.get("exception_message") or "no reason given")
     return ""
 
 
 def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else str(value)
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
-def _one_line(error: object) -> str:
-    text = " ".join(str(error).split())
-    return text if text else type(error).__name__
+def rows_to_drop(report: ValidationReport, table: str) -> pd.Series:
+    """Which rows of a table break critical rules about rows: names of these by place of the row.
+
+    The report is one with all rows.
+    """
+    rules: dict[int, list[str]] = {}
+    for finding in report.findings:
+        if finding.table == table and report.is_failure(finding):
+            for row in finding.rows.tolist():
+                rules.setdefault(row, []).append(finding.rule.name)
+    names = {row: ", ".join(rules[row]) for row in sorted(rules)}
+    return pd.Series(names, dtype=object)

@@ -17,6 +17,7 @@ from features.experiments import ExperimentStore, StoredExperiment
 from features.exposure_journal import ExposureJournal
 from features.exposures import Exposure, ShadowAnswer
 from hymirec.abtest.assignment import Assignment, Split, assign
+from hymirec.abtest.definition import Variant
 from hymirec.abtest.shadow import overlap
 from hymirec.errors import HymirecError
 from hymirec.home import Home
@@ -40,9 +41,6 @@ class _Running:
     def name(self) -> str:
         return self.stored.name
 
-    def version(self, variant: str) -> int:
-        return self.stored.versions[variant]
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -50,6 +48,10 @@ class _Part:
 
     running: _Running
     assignment: Assignment
+
+    @property
+    def variant(self) -> Variant:
+        return self.running.stored.experiment.variant(self.assignment.variant)
 
 
 class ExperimentRollout:
@@ -73,6 +75,7 @@ class ExperimentRollout:
         self._journal = ExposureJournal(home)
         self._revision = -1
         self._running: tuple[_Running, ...] = ()
+        self._by_name: dict[str, _Running] = {}
         self._splits: tuple[Split, ...] = ()
         self._begun: frozenset[str] = frozenset()
         self._is_ready: Callable[[int], bool] = lambda version: True
@@ -112,6 +115,7 @@ class ExperimentRollout:
                 for one in self._store.active()
                 if one.state == "running"
             )
+            self._by_name |= {one.name: one for one in running}
             self._running, self._revision = running, revision
             log.info("experiments: %s", ", ".join(
                 f"{one.name} at {one.stored.share:.4g}" for one in running) or "none")  # fmt: skip
@@ -145,24 +149,27 @@ class ExperimentRollout:
     def route(self, user_id: str | None, query: Query, attributes: Mapping[str, str]) -> Route:
         """The route of the user's variant; of a visitor, or outside of experiments, the champion's.
 
-        Of several experiments, in layers of their own, the first decides which version answers.
+        Of several experiments, in layers of their own, one decides which version answers and the
+        others what it is asked with.
         """
         if user_id is None or not self._splits:
             return Route()
         assigned = assign(self._splits, user_id, attributes)
         if not assigned:
             return Route()
-        running = next(one for one in self._running if one.name == assigned[0].experiment)
-        return _route(running, assigned[0])
+        return _route([_Part(self._by_name[one.experiment], one) for one in assigned])
 
     async def on_answer(self, answered: Answered) -> None:
         """Write down what is about to be shown to a user."""
-        if answered.user_id is not None:
-            self._journal.append(_exposure(answered, answered.user_id, self._clock()))
+        if answered.user_id is None:
+            return
+        now = self._clock()
+        for part in answered.route.context or (None,):
+            self._journal.append(_exposure(answered, answered.user_id, part, now))
 
     async def on_shadow(self, shadowed: Shadowed) -> None:
         """Write down how a list compares that nobody is shown."""
-        part: _Part = shadowed.answered.route.context
+        part: _Part = shadowed.answered.route.context[0]
         shown = _ids(shadowed.answered.answer["recommendations"])
         found = _ids(shadowed.recommendations)
         self._journal.append(
@@ -179,45 +186,45 @@ class ExperimentRollout:
         )
 
 
-def _route(running: _Running, assignment: Assignment) -> Route:
-    experiment = running.stored.experiment
-    part = _Part(running, assignment)
-    if experiment.mode == "ab":
-        variant = experiment.variant(assignment.variant)
-        called = f"{experiment.name}/{variant.name}"
-        return Route(running.version(variant.name), variant.settings, called, context=part)
-    is_mixed = experiment.mode == "interleaving"
-    (treatment,) = experiment.treatments
-    return Route(
-        running.version(experiment.control.name),
-        experiment.control.settings,
-        experiment.name if is_mixed else "",  # a shadow is not seen
-        Beside(running.version(treatment.name), treatment.settings, is_mixed),
-        part,
+def _route(parts: list[_Part]) -> Route:
+    """The route of all that a user takes part in; the part that chooses the version comes first."""
+    parts.sort(key=lambda part: not part.running.stored.chooses_versions)
+    settings: dict[str, Any] = {}
+    called = []
+    for part in parts:
+        mode = part.running.stored.experiment.mode
+        if mode == "ab":
+            settings |= part.variant.settings
+            called.append(f"{part.running.name}/{part.variant.name}")
+        elif mode == "interleaving":  # both variants are shown; of a shadow neither is
+            called.append(part.running.name)
+    stored, named = parts[0].running.stored, ", ".join(called)
+    if stored.experiment.mode == "ab":
+        return Route(stored.versions[parts[0].variant.name], settings, named, context=parts)
+    control, treatment = stored.experiment.variants
+    beside = Beside(
+        stored.versions[treatment.name],
+        settings | treatment.settings,
+        is_mixed=stored.experiment.mode == "interleaving",
     )
+    return Route(stored.versions[control.name], settings | control.settings, named, beside, parts)
 
 
-def _exposure(answered: Answered, user_id: str, now: float) -> Exposure:
-    answer, part = answered.answer, answered.route.context
+def _exposure(answered: Answered, user_id: str, part: _Part | None, now: float) -> Exposure:
+    answer = answered.answer
     degraded = answer["degraded"] or ""
     is_fallback = degraded in FALLBACKS or degraded == NOT_ROUTED
-    version, experiment, variant, mode, propensity, is_override = (
-        answer["model_version"], "", "", "", 1.0, False,
-    )  # fmt: skip
-    if isinstance(part, _Part):
-        experiment, variant = part.running.name, part.assignment.variant
-        mode = part.running.stored.experiment.mode
-        propensity, is_override = part.assignment.propensity, part.assignment.is_override
+    version = answer["model_version"]
     if answered.teams and answered.route.beside is not None:
         version = f"{version}+{answered.route.beside.version}"
     items = answer["recommendations"]
     return Exposure(
         request_id=answered.request_id,
         time=now,
-        experiment=experiment,
+        experiment=part.running.name if part else "",
         user_id=user_id,
-        variant=variant,
-        mode=mode,
+        variant=part.variant.name if part else "",
+        mode=part.running.stored.experiment.mode if part else "",
         model_version=version,
         codebook_id=answer["codebook_id"],
         feature_age_seconds=answer["feature_age_seconds"],
@@ -226,8 +233,8 @@ def _exposure(answered: Answered, user_id: str, now: float) -> Exposure:
         # A version on its way up is no error of that version.
         error=degraded if degraded in FALLBACKS else "",
         is_fallback=is_fallback,
-        is_override=is_override,
-        propensity=propensity,
+        is_override=part.assignment.is_override if part else False,
+        propensity=part.assignment.propensity if part else 1.0,
         latency_ms=1000 * answered.seconds,
         items=_ids(items),
         interests=[one["interest"] for one in items],

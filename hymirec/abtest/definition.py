@@ -110,7 +110,8 @@ class Traffic(_Declared):
     """Which part of which layer's users an experiment may have.
 
     Attributes:
-        layer: experiments of one layer never share a user.
+        layer: experiments of one layer never share a user; those of different layers do, so only
+            one of them may choose versions, and others what these are asked with.
         begin: where its part of the layer begins, from 0.
         end: up to where it goes, 1 at most.
     """
@@ -243,6 +244,11 @@ class Experiment(_Declared):
     def weights(self) -> list[float]:
         """Of the variants, in their order."""
         return [variant.weight or 1 / len(self.variants) for variant in self.variants]
+
+    @property
+    def settings(self) -> set[str]:
+        """Names of all that its variants set."""
+        return {name for variant in self.variants for name in variant.settings}
 
     @property
     def planned_users(self) -> int:

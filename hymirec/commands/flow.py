@@ -141,5 +141,3 @@ def _summary(function: Any) -> str:
 def _show(name: str, found: dict[str, Any]) -> None:
     done = [f"{word} {', '.join(found[word])}" for word in ("ran", "skipped") if found.get(word)]
     out.print(f"{name}: {'; '.join(done) or 'done'}", soft_wrap=True)
-    for warning in found.get("warnings", []):
-        out.print(f"warning: {escape(warning)}", soft_wrap=True)

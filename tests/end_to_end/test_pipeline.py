@@ -122,7 +122,10 @@ def test_the_flow_run_links_to_its_mlflow_run(home, run):
         rows = database.execute("select key, data, flow_run_id from artifact").fetchall()
     flow_run = uuid.UUID(run.data.tags["prefect.flow_run_id"])
     shown = {key: data for key, data, owner in rows if uuid.UUID(owner) == flow_run}
-    assert shown.keys() == {"mlflow-run", "data-report", "evaluation", "model-version"}
+    assert shown.keys() == {
+        "mlflow-run", "data-report", "validation", "evaluation", "model-version",
+    }  # fmt: skip
+    assert run.data.params["data.digest"] in shown["validation"]
     assert f"/runs/{run.info.run_id}" in shown["mlflow-run"]
     assert "R@10" in shown["evaluation"]
 

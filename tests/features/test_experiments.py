@@ -115,12 +115,27 @@ def test_overlapping_traffic_is_refused(store):
     )
     assert store.get("both").state == "draft"
     store.start("right", VERSIONS)
-    store.start("elsewhere", VERSIONS)
+    with pytest.raises(UsageError, match=r"elsewhere and left .paused. both choose versions"):
+        store.start("elsewhere", VERSIONS)
+    store.start("elsewhere", {"control": 7, "longer": 7})
     store.kill("left")
     with pytest.raises(UsageError, match="right \\(running\\)"):
         store.start("both", VERSIONS)
     store.kill("right")
     assert store.start("both", VERSIONS).state == "running"
+
+
+def test_two_layers_may_not_set_the_same(store):
+    variants = [{"name": "control", "model": 7}, {"name": "longer", "model": 7}]
+    for name, setting in (("one", "k"), ("two", "k"), ("three", "explain")):
+        settings = {"settings": {setting: 1}}
+        store.create(declared(name, traffic={"layer": name},
+                              variants=[variants[0], variants[1] | settings]))  # fmt: skip
+    same = {"control": 7, "longer": 7}
+    store.start("one", same)
+    with pytest.raises(UsageError, match=r"two and one .running. both set k, so"):
+        store.start("two", same)
+    store.start("three", same)
 
 
 def test_what_cannot_be_done_is_refused_in_a_line(store):

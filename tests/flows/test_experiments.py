@@ -197,8 +197,8 @@ def test_a_person_may_be_faster(home, store, monkeypatch):
     traffic(home, errors=(0.0, 0.7), users=range(600))
     read = module.ReadoutMaker.read
 
-    def killed_meanwhile(self, stored):
-        found = read(self, stored)
+    def killed_meanwhile(self, stored, now):
+        found = read(self, stored, now)
         store.kill("longer", reason="errors")
         return found
 

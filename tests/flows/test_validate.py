@@ -83,52 +83,61 @@ def test_every_wrong_value_is_named_with_its_row(tmp_path):
     report = validate(from_csv(tmp_path, interactions, items), tmp_path / "report", NOW)
     assert report.errors == []
     assert report.failures == [
-        "interactions: user_id: 1 row without a user id (row 4)",
-        "interactions: item_id: 1 row without an item id (row 5)",
-        "interactions: timestamp: 1 row without a time (row 6)",
+        "interactions: user_id: 1 row without a user id (row 4) [missing-user]",
+        "interactions: item_id: 1 row without an item id (row 5) [missing-item]",
+        "interactions: timestamp: 1 row without a time (row 6) [missing-time]",
         "interactions: item_id: 2 rows with an item that items does not hold "
-        "(rows 3, 8; item_id 'x', 'y')",
-        "interactions: timestamp: 1 row before 1970 (row 7; timestamp 1969-12-31 23:59:55+00:00)",
+        "(rows 3, 8; item_id 'x', 'y') [unknown-item]",
+        "interactions: timestamp: 1 row before 1970 (row 7; timestamp 1969-12-31 23:59:55+00:00) "
+        "[before-1970]",
         "interactions: timestamp: 1 row more than a day in the future "
-        "(row 8; timestamp 2033-05-18 03:33:20+00:00)",
-        "items: item_id: 1 row without an item id (row 5)",
+        "(row 8; timestamp 2033-05-18 03:33:20+00:00) [in-the-future]",
+        "interactions: timestamp: 1 row more than thirty years from the median time: another unit, "
+        "or a broken clock (row 8; timestamp 2033-05-18 03:33:20+00:00) [far-from-the-rest]",
+        "items: item_id: 1 row without an item id (row 5) [missing-item]",
         "items: item_id: 2 rows with an item id that stands in more than one row "
-        "(rows 2, 6; item_id 'i1')",
-        "items: title: 1 row without a title (row 3)",
-        "items: title: 1 row with a blank title (row 4; title '  ')",
+        "(rows 2, 6; item_id 'i1') [repeated-item]",
+        "items: title: 1 row without a title (row 3) [missing-title]",
+        "items: title: 1 row with a blank title (row 4; title '  ') [blank-title]",
     ]
     assert "; ".join(report.failures) in message_of(report)
     assert report.docs_index.is_file()
 
 
 def test_rows_are_the_first_of_the_source_and_not_all_of_them(tmp_path):
-    interactions = [f"u{9 - n},gone{n},{n}" for n in range(8)] + ["a,i1,1", "a,i1,2", "a,i1,3"]
+    interactions = [f"u{9 - n},gone{n},{n + 1}" for n in range(8)] + ["a,i1,1", "a,i1,2", "a,i1,3"]
     report = validate(from_csv(tmp_path, interactions, ["i1,One"]), tmp_path / "report", NOW)
     assert report.failures == [
         "interactions: item_id: 8 rows with an item that items does not hold "
-        "(rows 2, 3, 4, …; item_id 'gone0', 'gone1', 'gone2')"
+        "(rows 2, 3, 4, …; item_id 'gone0', 'gone1', 'gone2') [unknown-item]"
     ]
 
 
 def test_one_user(tmp_path):
     data = from_csv(tmp_path, ["a,i1,1", "a,i1,2", "a,i1,3"], ["i1,One"])
     report = validate(data, tmp_path / "report", NOW)
-    assert report.failures == ["interactions: user_id: there must be at least 2 users (found 1)"]
+    assert report.failures == [
+        "interactions: user_id: there must be at least 2 users (found 1) [few-users]"
+    ]
 
 
 def test_histories_too_short_for_any_use(tmp_path):
     data = from_csv(tmp_path, ["a,i1,1", "a,i1,2", "b,i1,3"], ["i1,One"])
     report = validate(data, tmp_path / "report", NOW)
     assert report.failures == [
-        "interactions: user_id: at least one user must have 3 interactions or more (found 2)"
+        "interactions: user_id: at least one user must have 3 interactions or more (found 2) "
+        "[short-histories]"
     ]
 
 
 def test_empty_tables(dataset, tmp_path):
     empty = replace(dataset, interactions=dataset.interactions.head(0), items=dataset.items.head(0))
     report = validate(empty, tmp_path, NOW)
-    assert "interactions: there must be at least one interaction (found 0)" in report.failures
-    assert "items: there must be at least one item (found 0)" in report.failures
+    assert (
+        "interactions: there must be at least one interaction (found 0) [no-rows]"
+        in report.failures
+    )
+    assert "items: there must be at least one item (found 0) [no-rows]" in report.failures
     assert report.errors == []
 
 
@@ -144,7 +153,7 @@ def test_types_and_order_that_no_loader_would_give(dataset, tmp_path):
         f"interactions: timestamp: {len(events) - 120} rows earlier than the same user's "
         "interaction before (rows 1, 2, 3, …"
     )
-    assert failures[1:] == ["items: title: must be text (found int64)"]
+    assert failures[1] == "items: title: must be text (found int64) [title-type]"
 
 
 def test_a_day_ahead_is_tolerated_and_no_more(dataset, tmp_path):
@@ -199,9 +208,9 @@ def test_expectation_that_errs_is_not_taken_for_bad_data(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "complaint"),
     [
-        ({"type": "expect_wonders"}, "items.json: expectation 8 \\(expect_wonders\\): "),
-        ({"type": "expect_column_to_exist", "kwargs": {"colour": 3}}, "items.json: expectation 8"),
-        ("expect", "items.json: expectation 8 \\(expect\\): "),
+        ({"type": "expect_wonders"}, "items.json: expectation 14 \\(expect_wonders\\): "),
+        ({"type": "expect_column_to_exist", "kwargs": {"colour": 3}}, "items.json: expectation 14"),
+        ("expect", "items.json: expectation 14 \\(expect\\): "),
     ],
 )
 def test_wrong_suite_is_named(dataset, tmp_path, entry, complaint):

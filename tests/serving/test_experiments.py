@@ -195,6 +195,22 @@ def test_settings_are_a_variant_too(begun, serve):
     assert lengths == {"one/control": 4, "one/new": 2}
 
 
+def test_of_two_layers_one_chooses_the_version_and_one_the_settings(home, begun, serve):
+    begun(ramp=DECLARED["ramp"][1:])
+    variants = [{"name": "all", "model": 1}, {"name": "few", "model": 1, "settings": {"k": 2}}]
+    begun({"all": 1, "few": 1}, name="two", variants=variants, traffic={"layer": "page"},
+          ramp=DECLARED["ramp"][1:])  # fmt: skip
+    with serve() as served:
+        answers = {user: served.ask(user) for user in USERS}
+    seen = {(one["variant"], one["model_version"], len(one["recommendations"]))
+            for one in answers.values()}  # fmt: skip
+    assert seen == {
+        ("one/control, two/all", "1", 4), ("one/control, two/few", "1", 2),
+        ("one/new, two/all", "2", 4), ("one/new, two/few", "2", 2),
+    }  # fmt: skip
+    assert len(exposures(home)) == len(exposures(home, "two")) == len(USERS)
+
+
 def test_interleaving_mixes_two_lists_and_remembers_who_picked(home, begun, serve):
     begun(mode="interleaving", ramp=DECLARED["ramp"][1:])
     with serve() as served:

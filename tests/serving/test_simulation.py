@@ -40,6 +40,9 @@ class StandIn:
     def resolve(self, alias):
         return self.champion
 
+    def aliases(self):
+        return {"champion": self.champion}
+
     def info(self, version):
         return VersionInfo(version, "", "book")
 

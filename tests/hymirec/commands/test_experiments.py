@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows import aliases as aliases_module
+from features import online
 from hymirec.cli import app
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -25,7 +25,7 @@ def home(tmp_path_factory):
     for _ in range(2):
         client.create_model_version("hymirec", "/nowhere", tags={"codebook_id": CODEBOOK})
     client.set_registered_model_alias("hymirec", "champion", "1")
-    with mock.patch.object(aliases_module, "list_codebooks", return_value=[CODEBOOK]):
+    with mock.patch.object(online, "list_codebooks", return_value=[CODEBOOK]):
         yield home
 
 
