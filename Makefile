@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test lint audit bench serve clean
+.PHONY: install demo test lint audit bench serve ui docs clean
 
 demo: .venv/installed
 	$(BIN)/hymirec demo
@@ -20,19 +20,21 @@ lint: .venv/installed-dev
 audit: .venv-audit/installed
 	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --timeout 20
 
-# The peer needs another numpy, so it has an environment of its own.
+# The peer needs another numpy, so it has an environment of its own. BENCH=--quick: in small.
 bench: .venv/installed-dev .venv-peers/installed
-	$(BIN)/python benchmarks/dmil.py
-	$(BIN)/python benchmarks/codebook.py
-	$(BIN)/python benchmarks/training.py --peer-python .venv-peers/bin/python
-	$(BIN)/python benchmarks/parts.py
-	$(BIN)/python benchmarks/cold_items.py
-	$(BIN)/python benchmarks/evaluation.py
-	$(BIN)/python benchmarks/features.py --publication
-	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/run.py --peer-python .venv-peers/bin/python $(BENCH)
 
 serve: .venv/installed
 	$(BIN)/hymirec serve
+
+# MLflow's pages; `hymirec ui prefect` and `hymirec ui feast` are the others.
+ui: .venv/installed
+	$(BIN)/hymirec ui mlflow
+
+# The pages that are written from the code.
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
+	$(BIN)/python benchmarks/run.py --table
 
 install: .venv/installed
 

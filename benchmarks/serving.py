@@ -110,7 +110,7 @@ def make_home(home: Home) -> None:
     artifacts = (home.mlflow / "artifacts").as_uri()
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("serving", artifacts))
     with mlflow.start_run():
-        version = register_package(package, users[:1], "benchmark", "untrained", {})
+        version = register_package(home, package, users[:1], "benchmark", "untrained", {})
     mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, version.version)
 
 

@@ -326,14 +326,15 @@ def ui(
     host = ["--host", DEFAULT_HOST]
     repository = Path(features.__file__).parent
     commands = {
-        "mlflow": ["mlflow", "ui", "--backend-store-uri", place.mlflow_uri, "--workers", "1",
-                   *host, "--port", port or 5000],
+        "mlflow": ["mlflow", "ui", "--workers", "1", *host, "--port", port or 5000],
         "prefect": ["prefect", "server", "start", *host, "--port", port or 4200],
         "feast": ["feast", "--chdir", repository, "ui", *host, "--port", port or 8888],
     }  # fmt: skip
     if page not in commands:
         raise UsageError(f"no page is called {page!r}; there are {', '.join(commands)}")
     command = [str(part) for part in commands[page]]
+    # Not among the arguments, which everybody on the machine can read: it may have a password.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = place.mlflow_uri
     # Prefect's page asks port 4200 unless told where it is itself.
     os.environ["PREFECT_UI_API_URL"] = f"http://{DEFAULT_HOST}:{port or 4200}/api"
     program = Path(sys.executable).parent / command[0]

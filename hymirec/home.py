@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ ENV_MLFLOW = "HYMIREC_MLFLOW"
 """Address of MLflow's store or server, any that MLflow takes; a file of the home if not set."""
 ENV_ARTIFACTS = "HYMIREC_ARTIFACTS"
 """Where a new home's MLflow artifacts go, any URI that MLflow takes; the home if not set."""
+MLFLOW_STORES = ("http", "https", "postgresql", "mysql", "mssql", "sqlite", "databricks")
+"""Kinds of address that MLflow knows."""
 DEFAULT_HOME = Path(".hymirec")
 
 
@@ -123,8 +126,15 @@ class Home:
 
     @property
     def mlflow_uri(self) -> str:
-        """MLflow's tracking and registry URI: what `HYMIREC_MLFLOW` says, or a file of the home."""
-        return os.environ.get(ENV_MLFLOW) or f"sqlite:///{self._mlflow_file}"
+        """MLflow's tracking and registry URI: what `HYMIREC_MLFLOW` says, or a file of the home.
+
+        Raises:
+            UsageError: it says what MLflow does not know. Its own message would tell a password.
+        """
+        address = os.environ.get(ENV_MLFLOW)
+        if address and not re.match(rf"({'|'.join(MLFLOW_STORES)})(\+\w+)?(://|$)", address):
+            raise UsageError(f"{ENV_MLFLOW} is no address of {', '.join(MLFLOW_STORES)}")
+        return address or f"sqlite:///{self._mlflow_file}"
 
     @property
     def artifact_uri(self) -> str:

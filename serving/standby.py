@@ -15,6 +15,7 @@ When standard input ends, so does this process: its parent is gone, however it w
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -25,15 +26,21 @@ import threading
 
 PRELOADED = (
     "accelerate",
+    "dask.dataframe",
     "faiss",
     "mlflow.pyfunc.scoring_server",
     "pandas",
     "pyarrow.parquet",
+    "redis",
     "safetensors.torch",
+    "scipy.sparse",
+    "sqlalchemy.orm",
     "torch",
-    "transformers",
+    "transformers.models.llama.modeling_llama",
     "uvicorn",
 )
+"""What takes long to import of what a version will. Feast itself is not among it: a version has its
+own way of importing it (`features.lean_feast`)."""
 
 
 def main() -> None:
@@ -50,7 +57,8 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     for name in PRELOADED:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # what is not installed nobody will need
+            importlib.import_module(name)
     told.wait()
     if not line[0]:
         return

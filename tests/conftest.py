@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Before torch is imported. By spinning, as OpenMP has it, a small product takes up to forty times
 # as long when another process works on the same cores; tests then run into their time limit.
@@ -14,10 +14,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # The same inputs every time, so that a run is green or red for what was changed;
 # HYPOTHESIS_PROFILE=search looks for others, for as long as one likes to wait.
-settings.register_profile(
-    "default", max_examples=40, deadline=None, database=None, derandomize=True
-)
-settings.register_profile("search", max_examples=5000, deadline=None)
+# A busy machine is slow, which is nothing against an input.
+PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("default", max_examples=40, database=None, derandomize=True, **PATIENT)
+settings.register_profile("search", max_examples=5000, **PATIENT)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 END_TO_END = Path(__file__).parent / "end_to_end"

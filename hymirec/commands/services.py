@@ -172,8 +172,8 @@ def _mlflow(home: Home, told: Told) -> Service | None:
     if home.mlflow_uri.startswith("http"):
         return None
     command = [
-        program("mlflow"), "server", "--backend-store-uri", home.mlflow_uri, "--workers", "1",
-        "--host", HOST, "--port", str(told.mlflow_port),
+        program("mlflow"), "server", "--workers", "1", "--host", HOST,
+        "--port", str(told.mlflow_port),
     ]  # fmt: skip
     return Service("mlflow", command, f"http://{HOST}:{told.mlflow_port}", "/health")
 
@@ -229,6 +229,9 @@ def _environment(home: Home, told: Told, name: str = "") -> dict[str, str]:
     prefect = supervision.find(home, "prefect")
     if prefect is not None and prefect.process is not None:
         environment["PREFECT_API_URL"] = f"{prefect.url}/api"
+    if name == "mlflow":
+        # Not among the arguments, which everybody on the machine can read: it may have a password.
+        environment["MLFLOW_BACKEND_STORE_URI"] = home.mlflow_uri
     if name in ("prefect", "worker"):
         environment |= {
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",

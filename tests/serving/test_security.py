@@ -118,7 +118,7 @@ def bodies(draw, path):
 
 
 @pytest.mark.parametrize("path", BODIES)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_body_of_any_kind_is_taken_or_refused_in_one_line(client, path, data):
     body = data.draw(bodies(path))

@@ -1,0 +1,75 @@
+"""One command runs the benchmarks, keeps what they print, and writes the page."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import run
+
+    return run
+
+
+@pytest.fixture
+def figures(run):
+    return sys.modules["figures"]
+
+
+def test_every_benchmark_is_run_or_says_why_not(figures):
+    scripts = {path.stem for path in FOLDER.glob("*.py")} - {"run", "figures"}
+    known = {one.name for one in figures.BENCHMARKS}
+    assert scripts <= known | figures.ELSEWHERE.keys()
+    assert known <= scripts
+
+
+def test_the_committed_page_is_of_the_committed_results(run, figures):
+    assert run.PAGE.read_text() == figures.page(run.results())
+
+
+def test_committed_results_say_where_and_when_they_were_measured(run):
+    for path in run.RESULTS.glob("*.json"):
+        kept = json.loads(path.read_text())
+        assert {"machine", "versions", "date", "load", "commit", "result"} <= kept.keys()
+        assert path.name == f"{kept['benchmark']}{'.quick' if kept['quick'] else ''}.json"
+
+
+def test_a_result_is_kept_with_machine_versions_and_date(run, figures, monkeypatch, tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "small.py").write_text('print("progress")\nprint(\'{"n": 3}\')\n')
+    monkeypatch.setattr(run, "REPOSITORY", tmp_path)
+    benchmark = figures.Benchmark("small", (figures.Figure("n", lambda r: str(r["n"])),))
+    kept = run.measure(benchmark, quick=True, peer_python=None)
+    assert kept["result"] == {"n": 3}
+    assert kept["quick"]
+    assert kept["command"] == "python benchmarks/small.py --quick"
+    assert kept["machine"]["cores"] >= 1
+    assert kept["versions"]["python"].startswith("3.")
+    monkeypatch.setattr(figures, "BENCHMARKS", (benchmark,))
+    text = figures.page({"small": json.loads(json.dumps(kept))})
+    assert "| n | 3 |  |  |" in text
+    assert "(quick)" in text
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(3)", "print('done')", "pass"])
+def test_a_benchmark_that_fails_is_named(run, figures, monkeypatch, tmp_path, code):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "small.py").write_text(code)
+    monkeypatch.setattr(run, "REPOSITORY", tmp_path)
+    with pytest.raises(RuntimeError, match=r"^small "):
+        run.measure(figures.Benchmark("small", ()), quick=False, peer_python=None)
+
+
+def test_a_name_that_is_none_is_refused():
+    done = subprocess.run(
+        [sys.executable, FOLDER / "run.py", "fast"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "no benchmark is called 'fast'" in done.stderr
