@@ -10,7 +10,7 @@ from hymirec.simulation.recommender import Skill
 
 CHAMPION_SKILL, BETTER_SKILL = 0.55, 0.85
 LIST_LENGTH = 10
-VISITS = 4.0
+VISITS = 8.0
 """Of a user in all, on the average."""
 RETURNS = 0.25
 """Share of them that are not in the user's first sitting."""
