@@ -161,6 +161,16 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        "interleaving",
+        (
+            Figure("users to be sure which of two versions is better, 80 % of the time",
+                   lambda r: f"interleaving: {r['users_needed']['interleaving']:,}",
+                   lambda r: f"the A/B test: {r['users_needed']['ab']:,} "
+                             f"(true lift {r['true_lift']:+.0%})",
+                   "a fifth"),
+        ),
+    ),
+    Benchmark(
         "scaling",
         (
             Figure("reading an item's text", lambda r: f"{r['text_ms']:g} ms"),

@@ -1,6 +1,6 @@
 """How many users an A/B test needs, and how many interleaving, to be sure of the same difference.
 
-    python benchmarks/interleaving.py [--runs 100] [--users 6000]
+    python benchmarks/interleaving.py [--quick]
 
 Both compare the two versions of the scenario `better` (`hymirec simulate`) on the same crowd, with
 the analyses that readouts use, here without the gateway, for one course tells little. The answer is
@@ -26,26 +26,27 @@ from hymirec.simulation.recommender import MOST_ITEMS, SimulatedRecommender
 from hymirec.simulation.scenarios import LIST_LENGTH, SCENARIOS, VISITS
 
 ALPHA, POWER = 0.05, 0.8
+RUNS, QUICK_RUNS, USERS = 300, 20, 6000
 SIZES = (50, 75, 100, 150, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200, 4800)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--users", type=int, default=6000)
+    parser.add_argument("--quick", action="store_true", help="Fewer runs.")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    runs = QUICK_RUNS if asked.quick else RUNS
     started = time.monotonic()
     scenario = SCENARIOS["better"]
-    crowd = Crowd.make(asked.users, asked.seed)
+    crowd = Crowd.make(USERS, asked.seed)
     pair = [SimulatedRecommender(crowd, one) for one in (scenario.champion, scenario.challenger)]
     worth = [one.true_worth(LIST_LENGTH) for one in pair]
     rng = np.random.default_rng(asked.seed)
-    visits = 1 + rng.poisson(VISITS - 1, asked.users)
+    visits = 1 + rng.poisson(VISITS - 1, USERS)
     sure = {
-        "ab": _ab(crowd, pair, visits, asked.runs, rng),
-        "interleaving": _interleaved(crowd, pair, visits, asked.runs, rng),
+        "ab": _ab(crowd, pair, visits, runs, rng),
+        "interleaving": _interleaved(crowd, pair, visits, runs, rng),
     }
     needed = {name: _needed(found) for name, found in sure.items()}
     both = needed["ab"] and needed["interleaving"]
@@ -53,7 +54,7 @@ def main() -> None:
         json.dumps(
             {
                 "true_lift": worth[1] / worth[0] - 1,
-                "runs": asked.runs,
+                "runs": runs,
                 "users_needed": needed,
                 "times_fewer": needed["ab"] / needed["interleaving"] if both else None,
                 "power": sure,
