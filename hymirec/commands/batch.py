@@ -30,13 +30,18 @@ def recommend_all(
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is not a folder")
     place = configured(home)
+    from flows.temporary_server import start_temporary_server
+
+    start_temporary_server()
     from flows.recommend_all import recommend_all_flow
+    from flows.runs import launch
 
     done = interruptible(
-        lambda: recommend_all_flow(
-            home=place.root, path=path.resolve(), k=k, exclude_seen=not keep_seen, alias=model
+        lambda: launch(
+            recommend_all_flow,
+            home=place.root, path=path.resolve(), k=k, exclude_seen=not keep_seen, alias=model,
         )
-    )
+    )  # fmt: skip
     out.print(
         f"{done.users} users in {done.path}, {done.popular} of them without a history; version "
         f"{done.model_version}, {done.seconds:.1f} s",

@@ -28,10 +28,15 @@ def monitor(
 ) -> None:
     """Measure drift, freshness and hits of the served version, and keep them as a time series."""
     place = configured(home)
+    from flows.temporary_server import start_temporary_server
+
+    start_temporary_server()
     from flows.monitor import RETRAIN, monitor_flow
+    from flows.runs import launch
 
     found = interruptible(
-        lambda: monitor_flow(
+        lambda: launch(
+            monitor_flow,
             home=place.root, alias=model, config=config.resolve() if config else None,
             deployment=RETRAIN if retrain else "",
         )

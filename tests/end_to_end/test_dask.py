@@ -15,11 +15,11 @@ import torch
 pytest.importorskip("prefect_dask", reason="the package prefect-dask is not installed")
 
 from prefect import flow
+from prefect.testing.utilities import prefect_test_harness
 
 from features.offline import history_path, read_histories
 from flows import ranking, recommend_all, shards
 from flows.served import served_versions
-from flows.settings import configure_tools
 from hymirec.catalogue import encode_catalogue
 from hymirec.encoder import ContentEncoder, EncoderConfig
 from hymirec.home import Home
@@ -72,13 +72,19 @@ def cluster(copied, tmp_path_factory):
             time.sleep(0.2)
     yield address
     for process in reversed(processes):
-        process.terminate()
-    for process in processes:
-        process.wait(30)
+        process.kill()  # a busy scheduler takes its time to end of itself
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def prefect_server():
+    """A server for all, which workers are told of with every task."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
 
 
 @pytest.fixture
-def on_cluster(copied, cluster, monkeypatch):
+def on_cluster(prefect_server, cluster, monkeypatch):
     """Call something as a flow whose shards go to the cluster."""
 
     def call(work):
@@ -88,9 +94,6 @@ def on_cluster(copied, cluster, monkeypatch):
         finally:
             monkeypatch.delenv(shards.ENV_DASK)
 
-    for name in ("PREFECT_HOME", "MLFLOW_TRACKING_URI"):
-        monkeypatch.setenv(name, "")
-    configure_tools(copied)
     return call
 
 
