@@ -192,9 +192,9 @@ BENCHMARKS = (
         "validation",
         (
             Figure("validating, with Data Docs",
-                   lambda r: f"{r['validation']:.1f} s of {r['rows']:,} interactions"),
+                   lambda r: f"{r['validation_seconds']:.1f} s of {r['rows']:,} interactions"),
             Figure("the same where one row in a hundred is bad and dropped",
-                   lambda r: f"{r['validation_with_bad_rows']:.1f} s"),
+                   lambda r: f"{r['validation_with_bad_rows_seconds']:.1f} s"),
         ),
     ),
     Benchmark(
