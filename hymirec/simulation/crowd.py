@@ -23,7 +23,7 @@ FLOOR, SLOPE = 0.02, 0.5
 """Chance of the average user to click at the first place: of any item, and more by interest."""
 PATIENCE = 0.95
 """Of it what is left from one place to the next."""
-UNEVENNESS = 1.0
+UNEVENNESS = 1.2
 """Standard deviation of the logarithm of eagerness."""
 MOST = 0.9
 """No click is surer."""

@@ -10,8 +10,10 @@ from hymirec.simulation.recommender import Skill
 
 CHAMPION_SKILL, BETTER_SKILL = 0.55, 0.85
 LIST_LENGTH = 10
-VISITS = 4.0
+VISITS = 8.0
 """Of a user in all, on the average."""
+RETURNS = 0.25
+"""Share of them that are not in the user's first sitting."""
 STEP_HOURS = 12.0
 """Of simulated time between two readouts."""
 NAME, CONTROL, TREATMENT = "simulated", "control", "challenger"
@@ -46,7 +48,8 @@ class Scenario:
 
     def experiment(self, mode: Mode) -> Experiment:
         """The experiment as an owner would declare it."""
-        ramp = self.ramp if mode == "ab" else ((1.0, self.ramp[-1][1]),)
+        # Interleaving has no ramp; its number of users says where intervals should be narrowest.
+        ramp = self.ramp if mode == "ab" else ((1.0, self.ramp[-1][1] // 4),)
         values: dict[str, Any] = {
             "name": NAME,
             "hypothesis": self.says,

@@ -46,7 +46,7 @@ async def _answers(site: Site, user_id: str) -> list[dict[str, Any]]:
     """What each served version answers, side by side; nothing of it is an exposure."""
     fleet = site.gateway.fleet
     roles = {one.model_version: one.role for one in site.gateway.state().versions}
-    served = [one for _, one in sorted(fleet.versions.items()) if one.ready]
+    served = [one for _, one in sorted(fleet.versions.items())]
     found = await asyncio.gather(*(_ask(one, user_id) for one in served))
     return [
         {"version": one.info.version, "role": roles.get(str(one.info.version), ""), **answer}
@@ -55,6 +55,8 @@ async def _answers(site: Site, user_id: str) -> list[dict[str, Any]]:
 
 
 async def _ask(version: ServedVersion, user_id: str) -> dict[str, Any]:
+    if not version.ready:
+        return {"problem": "it is not ready"}
     query = Query(k=ITEMS, explain=True)
     record = {USER_ID: user_id, QUERY: query.model_dump_json(exclude_defaults=True)}
     try:

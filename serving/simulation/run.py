@@ -32,6 +32,7 @@ from hymirec.simulation.scenarios import (
     CONTROL,
     LIST_LENGTH,
     NAME,
+    RETURNS,
     STEP_HOURS,
     TREATMENT,
     VISITS,
@@ -195,10 +196,15 @@ class Simulation:
                     yield client, rollout, fleet
 
     def _visits(self, steps: int) -> list[NDArray[np.int64]]:
-        """Numbers of the users who come in each step; all come evenly over the time."""
-        counts = self._rng.poisson(VISITS, len(self.crowd.user_ids))
+        """Numbers of the users who come in each step.
+
+        A user comes some time for a sitting of several lists, and now and then again.
+        """
+        counts = 1 + self._rng.poisson(VISITS - 1, len(self.crowd.user_ids))
         users = np.repeat(np.arange(len(counts)), counts)
-        when = self._rng.integers(0, steps, len(users))
+        first = self._rng.integers(0, steps, len(counts))[users]
+        again = self._rng.random(len(users)) < RETURNS
+        when = np.where(again, self._rng.integers(first, steps), first)
         order = np.argsort(when, kind="stable")
         return np.split(users[order], np.searchsorted(when[order], np.arange(1, steps)))
 

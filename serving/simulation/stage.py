@@ -14,8 +14,9 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 from features.publication import publish
+from hymirec.datasets.canonical import write_frame
 from hymirec.home import Home
-from hymirec.schema import ITEM_ID, QUERY, TIMESTAMP, USER_ID
+from hymirec.schema import ITEM_ID, QUERY, TIMESTAMP, TITLE, USER_ID
 from hymirec.simulation.crowd import Crowd
 from hymirec.simulation.recommender import SimulatedRecommender, Skill
 from serving.registry import CODEBOOK_TAG
@@ -67,6 +68,8 @@ def _publish(home: Home, crowd: Crowd) -> None:
         }
     )
     publish(home, CODEBOOK, interactions, crowd.item_ids.tolist(), codes, datetime.now(UTC))
+    titles = pd.DataFrame({ITEM_ID: crowd.item_ids, TITLE: crowd.titles})
+    write_frame(titles, home.data / "simulated" / "items.parquet")
 
 
 def _save_model(directory: Path, recommender: SimulatedRecommender) -> None:
