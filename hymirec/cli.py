@@ -66,16 +66,6 @@ app.add_typer(codebook.app, name="codebook")
 app.add_typer(feature_store.app, name="features")
 app.add_typer(models.app, name="models")
 
-app.command()(models.promote)
-app.command()(models.rollback)
-app.command("recommend-all")(batch.recommend_all)
-app.command()(monitor.monitor)
-app.command()(serving.serve)
-app.command()(serving.recommend)
-app.command()(simulate.simulate)
-for service_command in (services.up, services.down, services.status):
-    app.command()(service_command)
-
 
 def _print_version(asked: bool) -> None:
     if asked:
@@ -339,6 +329,17 @@ def ui(
     os.environ["PREFECT_UI_API_URL"] = f"http://{DEFAULT_HOST}:{port or 4200}/api"
     program = Path(sys.executable).parent / command[0]
     os.execv(program, command)
+
+
+app.command()(models.promote)
+app.command()(models.rollback)
+app.command("recommend-all")(batch.recommend_all)
+app.command()(monitor.monitor)
+app.command()(serving.serve)
+app.command()(serving.recommend)
+app.command()(simulate.simulate)
+for service_command in (services.up, services.down, services.status):
+    app.command()(service_command)
 
 
 def _is_helper() -> bool:

@@ -68,7 +68,12 @@ def test_the_table_has_every_model_ours_first(done):
 
 
 def test_what_the_pipeline_has_trained_is_taken_as_it_is(done, result):
-    assert done.stderr.count("nothing changed, taking what is there") == 3
+    taken = {
+        line.partition(":")[0]
+        for line in done.stderr.splitlines()
+        if line.endswith("nothing changed, taking what is there")
+    }
+    assert taken == {"data", "validate", "encoder", "codebook", "recommender"}
     assert done.json["rows"][0]["R@10"] == result["metrics"]["R@10"]
 
 
