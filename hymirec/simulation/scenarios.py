@@ -31,6 +31,7 @@ class Scenario:
         days: simulated.
         ramp: steps of the experiment.
         misrouted: share of the control's users that a broken splitter gives to the challenger.
+        visits: of a user in all, on the average.
     """
 
     says: str
@@ -40,6 +41,7 @@ class Scenario:
     days: float
     ramp: tuple[tuple[float, int], ...]
     misrouted: float = 0.0
+    visits: float = VISITS
 
     @property
     def champion(self) -> Skill:
@@ -85,7 +87,7 @@ SCENARIOS = {
     "broken": Scenario(
         "The challenger cannot answer half of its users: it is rolled back before many see it.",
         Skill(seed=2, skill=BETTER_SKILL, fails=0.5), "rolled_back", num_users=20_000, days=14,
-        ramp=((0.01, 60), (0.1, 600), (1.0, 5000)),
+        ramp=((0.01, 60), (0.1, 600), (1.0, 5000)), visits=2.0,
     ),
     "skewed": Scenario(
         "A broken splitter gives some of the control's users to the challenger: it is paused.",

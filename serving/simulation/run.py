@@ -35,7 +35,6 @@ from hymirec.simulation.scenarios import (
     RETURNS,
     STEP_HOURS,
     TREATMENT,
-    VISITS,
     Scenario,
 )
 from serving.experiments import ExperimentRollout
@@ -200,7 +199,7 @@ class Simulation:
 
         A user comes some time for a sitting of several lists, and now and then again.
         """
-        counts = 1 + self._rng.poisson(VISITS - 1, len(self.crowd.user_ids))
+        counts = 1 + self._rng.poisson(self.scenario.visits - 1, len(self.crowd.user_ids))
         users = np.repeat(np.arange(len(counts)), counts)
         first = self._rng.integers(0, steps, len(counts))[users]
         again = self._rng.random(len(users)) < RETURNS
