@@ -23,9 +23,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 END_TO_END = Path(__file__).parent / "end_to_end"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers, one takes a whole file, and one all that shares the pipeline's run."""
-    for item in items:
-        group = END_TO_END if item.path.is_relative_to(END_TO_END) else item.path
-        item.add_marker(pytest.mark.xdist_group(group.name))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Of several workers, one takes a whole file, and one all that shares the pipeline's run.
+
+    Said as each test is found: by the time all are, xdist has looked for groups.
+    """
+    group = END_TO_END if item.path.is_relative_to(END_TO_END) else item.path
+    item.add_marker(pytest.mark.xdist_group(group.name))
