@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/hymirec demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

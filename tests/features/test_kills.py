@@ -28,8 +28,19 @@ INTAKE = """
 import sys, uvicorn
 from hymirec.home import Home
 from serving.gateway import create_app
-uvicorn.run(create_app(Home.at(sys.argv[1]), "http://127.0.0.1:9"), port=int(sys.argv[2]),
-            log_level="error")
+
+class NoModels:  # events need none
+
+    def look_now(self):
+        pass
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+uvicorn.run(create_app(Home.at(sys.argv[1]), NoModels()), port=int(sys.argv[2]), log_level="error")
 """
 
 
@@ -59,6 +70,10 @@ class Killed:
             self.command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
         )
 
+    @property
+    def running(self):
+        return self.process.poll() is None
+
     def kill(self):
         self.process.kill()
         self.process.wait()
@@ -81,7 +96,7 @@ class Sender:
             for n in range(num_events)
         ]  # fmt: skip
         self.url, self.batch, self.sent = url, batch, 0
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
     def run(self):
@@ -99,6 +114,8 @@ class Sender:
 
 class Store:
     """A server of a store, killed and started again."""
+
+    running = True
 
     def __init__(self, server):
         self.server, self.kills = server, 0
@@ -124,6 +141,7 @@ def stream(home, num_events, num_kills, stores=()):
     sender = Sender(f"http://127.0.0.1:{port}", num_events, batch=100)
     try:
         while sender.sent == 0:  # the first start imports everything
+            assert all(process.running for process in processes)
             time.sleep(0.1)
         for kill in range(num_kills):
             goal = (kill + 0.5) * num_events / num_kills
