@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hymirec.codebook import Codebook, fit_codebook
+from hymirec.codebook import Codebook, fit_codebook, fit_item_codebook
 from hymirec.datasets.synthetic import World, WorldConfig, generate
 from hymirec.errors import DataError
 from hymirec.evaluation.metrics import summarise
@@ -254,7 +254,8 @@ def test_interrupted_in_either_stage_a_run_ends_as_an_uninterrupted_one(
             log_metrics=log_metrics,
         )  # fmt: skip
         vectors = first.item_vectors()
-        codebook = fit_codebook(vectors[1:], recipe.codebook)
+        by_text = first.tower.texts_as_read()
+        codebook = fit_item_codebook(vectors[1:], by_text[1:], recipe.codebook)
         codes = codebook.encode(vectors).numpy()
         coded = [history.coded(codes) for history in histories]
         return fit_recommender(
