@@ -32,7 +32,8 @@ def main() -> None:
 
         def ask(user: str) -> dict:
             started = time.perf_counter()
-            answer = session.post(f"{arguments.url}/v1/recommendations", json={"user_id": user})
+            asked = {"user_id": user, "explain": True}
+            answer = session.post(f"{arguments.url}/v1/recommendations", json=asked)
             answer.raise_for_status()
             requests_made.append(1000 * (time.perf_counter() - started))
             return answer.json()
