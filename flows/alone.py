@@ -15,7 +15,7 @@ from prefect import flow
 from flows import encode, tasks, train
 from flows.admission import BadRows, admitted, read_verdict
 from flows.data import DataRef, read_ref
-from flows.locks import PUBLICATION, VALIDATION
+from flows.locks import FOREVER, PUBLICATION, VALIDATION
 from flows.notify import HOOKS
 from flows.runs import FlowResult, FlowRun, flow_run
 from flows.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG
@@ -37,7 +37,7 @@ def validate(data: Path, home: Path, bad_rows: BadRows = "fail") -> FlowResult:
         bad_rows: what becomes of rows that do not meet the suites: fail, drop or keep.
     """
     place = Home.at(home).create()
-    with flow_run(place, "validate", lock=VALIDATION, wait=True) as run:
+    with flow_run(place, "validate", lock=VALIDATION, wait_seconds=FOREVER) as run:
         read = tasks.data_task(place, data, run.run_id)
         checked = tasks.validate_task(place, read_ref(place, read), run.run_id, bad_rows)
         run.steps.extend([read, checked])
@@ -106,7 +106,7 @@ def publish_features(
     """
     place = Home.at(home).create()
     ref = admitted(place, data)
-    with flow_run(place, "publish-features", lock=PUBLICATION, wait=True) as run:
+    with flow_run(place, "publish-features", lock=PUBLICATION, wait_seconds=FOREVER) as run:
         tasks.log_data(ref, run.run_id)
         if recipe:
             settings = chosen_recipe(recipe, backbone, tuning, seed)

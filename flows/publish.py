@@ -17,7 +17,7 @@ from features.online import FeatureWriter
 from features.statistics import count_items, logged_clicks
 from flows.data import DataRef
 from flows.encode import read_codebook, read_codes
-from flows.locks import STORES, alone_in
+from flows.locks import FOREVER, STORES, alone_in
 from flows.published import PUBLISH, find_published, note_published_data, publish_inputs
 from flows.served import served_versions
 from flows.steps import StepResult, find_step, forget, run_step
@@ -90,7 +90,7 @@ def publish_codes(
     interactions = data.read().interactions
     now = datetime.now(UTC)
     item_ids, codes = _with_publications(home, item_ids, codes, codebook_id)
-    with alone_in(home, STORES, wait=True):
+    with alone_in(home, STORES, wait_seconds=FOREVER):
         note_published_data(home, codebook_id, "")
         publication.publish(home, codebook_id, interactions, item_ids, codes, now)
         note_published_data(home, codebook_id, data.digest)

@@ -22,7 +22,7 @@ from flows import encode, train
 from flows.admission import BadRows, admit, read_verdict, report_of
 from flows.card import CARD, model_card
 from flows.data import DataRef, ingest_step, read_ref
-from flows.locks import DATA, alone_in
+from flows.locks import DATA, FOREVER, alone_in
 from flows.published import find_published
 from flows.register import find_version, package_digest, register_model
 from flows.runs import show_link, show_table, step
@@ -57,7 +57,7 @@ def chosen_recipe(
 @step("data")
 def data_task(home: Home, source: Path, run_id: str) -> StepResult:
     """Read the data and note in MLflow what was read."""
-    with alone_in(home, DATA, wait=True):
+    with alone_in(home, DATA, wait_seconds=FOREVER):
         done = ingest_step(home, source)
     log_data(read_ref(home, done), run_id)
     return done
@@ -75,7 +75,7 @@ def log_data(data: DataRef, run_id: str) -> None:
 @step("validate")
 def validate_task(home: Home, data: DataRef, run_id: str, bad_rows: BadRows = "fail") -> StepResult:
     """Validate, keep the report, and stop the flow on a failure."""
-    with component_run(run_id, "validate") as own, alone_in(home, DATA, wait=True):
+    with component_run(run_id, "validate") as own, alone_in(home, DATA, wait_seconds=FOREVER):
         with _kept_report(report_of(home, data), own):
             done = admit(home, data, own, bad_rows)
         log_step(own, done)
