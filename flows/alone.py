@@ -157,6 +157,7 @@ def register(
         encoder, codebook = _encoder(place, ref, settings), _codebook(place, ref, settings)
         recommender = _recommender(place, ref, settings)
         evaluation = _evaluation(place, ref, settings)
+        train.log_evaluation(run.run_id, evaluation)  # what is asked of a version, its run tells
         parts = {
             ENCODER_MODEL_TAG: log_component(run.run_id, encoder, tasks.encoder_settings(settings)),
             CODEBOOK_MODEL_TAG: log_component(

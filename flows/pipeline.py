@@ -78,9 +78,7 @@ def pipeline(
     """
     settings = chosen_recipe(recipe, backbone, tuning, seed)
     place = Home.at(home).create()
-    with flow_run(
-        place, "pipeline", wait_seconds=60 * wait_minutes, run_name=settings.name
-    ) as run:
+    with flow_run(place, "pipeline", wait_seconds=60 * wait_minutes, run_name=settings.name) as run:
         run_id = run.run_id
         log_parameters(run_id, settings.flat())
         read = tasks.data_task(place, data, run_id)

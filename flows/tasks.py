@@ -209,6 +209,8 @@ def register_task(
     with component_run(run_id, "register") as own:
         card = card_of(data, codebook, evaluation, recipe)
         known = find_version(package_digest(evaluation.digest))
+        if known:
+            log.info("register: this is version %s already", known.version)
         version = known or register_model(
             home, data, codebook, recommender, evaluation, recipe, card, parts
         )
