@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from features.building import build_histories_file
 from features.definitions import define, history_view_name, item_view_name
-from features.event_log import CLICK, EventLog
+from features.logs.event_log import CLICK, EventLog
 from features.offline import (
     HISTORY,
     ITEM_SCHEMA,

@@ -22,7 +22,7 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from features import building, publication
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.offline import (
     group_sizes,
     history_path,
@@ -31,10 +31,12 @@ from features.offline import (
     read_user_ids,
 )
 from features.online import FeatureReader, list_codebooks
-from flows import ranking, recommend_all, shards
-from flows.data import DataRef
-from flows.publish import publish_codes
-from flows.served import served_versions
+from flows import recommend_all
+from flows.registry.served import served_versions
+from flows.runtime import shards
+from flows.steps import ranking
+from flows.steps.data import DataRef
+from flows.steps.publish import publish_codes
 from hymirec.catalogue import encode_catalogue
 from hymirec.encoder import ContentEncoder, EncoderConfig
 from hymirec.errors import UsageError
