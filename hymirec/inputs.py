@@ -149,8 +149,8 @@ def item_positions(
     Raises:
         DataError: an item id occurs twice, or there are not as many codes as items.
     """
-    known = isinstance(item_ids, pd.Index)  # which has looked its places up already, perhaps
-    index = item_ids if known else pd.Index(list(item_ids), dtype="object")
+    # One that is there may have looked its places up.
+    index = item_ids if isinstance(item_ids, pd.Index) else pd.Index(list(item_ids), dtype="object")
     if len(index) != len(codes):
         raise DataError(f"item codes: {len(index)} items and {len(codes)} codes")
     if not index.is_unique:

@@ -46,7 +46,11 @@ from hymirec.models.layers import BackboneConfig
 from hymirec.package import RecommenderPackage
 from hymirec.splits import LeaveLastSplit
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TIMEOUTS = "DASK_DISTRIBUTED__COMM__TIMEOUTS"
+PATIENT = {f"{TIMEOUTS}__TCP": "300s", f"{TIMEOUTS}__CONNECT": "300s"}
+"""On a busy machine half a minute of silence would be taken for a connection lost."""
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +79,15 @@ def cluster(copied, tmp_path_factory):
          "--local-directory", str(folder / str(number))]
         for number in range(2)
     ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PREFECT_HOME": str(copied.prefect)}
+    environment = os.environ | PATIENT
+    environment |= {"OMP_NUM_THREADS": "1", "PREFECT_HOME": str(copied.prefect)}
     with (folder / "log").open("wb") as log:
         processes = [
             subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             for command in commands
         ]
     deadline = time.monotonic() + 120
+    dask.config.refresh(env=PATIENT)
     with Client(address, timeout=60, set_as_default=False) as client:
         while len(client.scheduler_info(n_workers=-1)["workers"]) < 2:
             assert time.monotonic() < deadline, (folder / "log").read_text()
