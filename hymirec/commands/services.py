@@ -76,10 +76,11 @@ def up(
         from hymirec.recipes import get_recipe
 
         get_recipe(told.recipe)
-    for name in [one for one in SERVICES if one in wanted]:
-        _start(place, name, told)
-        if name == "prefect":
-            _deploy(place, told, deployments, webhook)
+    with supervision.one_at_a_time(place):
+        for name in [one for one in SERVICES if one in wanted]:
+            _start(place, name, told)
+            if name == "prefect":
+                _deploy(place, told, deployments, webhook)
     _show(place, as_json)
 
 
@@ -91,14 +92,18 @@ def down(
 ) -> None:
     """Stop what `up` started; a run that is going on is taken up by the next of its flow."""
     place = Home.at(home)
-    running = supervision.found(place)
     wanted = _known(names)
-    for one in reversed(running):
-        if one.name in wanted:
-            ran = supervision.stop(place, one)
-            out.print(f"{one.name}: {'stopped' if ran else 'had ended'}")
-    if not running:
-        out.print(f"nothing was started in {place.root}")
+    stopped = 0
+    if supervision.folder(place).exists():
+        with supervision.one_at_a_time(place):
+            for one in reversed(supervision.found(place)):
+                if one.name in wanted:
+                    ran = supervision.stop(place, one)
+                    out.print(f"{one.name}: {'stopped' if ran else 'had ended'}")
+                    stopped += 1
+    if not stopped:
+        what = f"no {' or '.join(names)}" if names else "nothing"
+        out.print(f"{what} runs that was started in {place.root}", soft_wrap=True)
 
 
 def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
@@ -150,7 +155,7 @@ def _remembered(home: Home, **given: Any) -> Told:
 
 def _start(home: Home, name: str, told: Told) -> None:
     running = supervision.find(home, name)
-    if running and running.state == "running":
+    if running and running.comes_round():
         out.print(f"{name}: runs already, process {running.pid}")
         return
     if running:
