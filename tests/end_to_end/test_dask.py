@@ -17,6 +17,7 @@ import torch
 
 pytest.importorskip("prefect_dask", reason="the package prefect-dask is not installed")
 
+import dask
 from distributed import Client
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
@@ -48,8 +49,7 @@ from hymirec.splits import LeaveLastSplit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-TIMEOUTS = "DASK_DISTRIBUTED__COMM__TIMEOUTS"
-PATIENT = {f"{TIMEOUTS}__TCP": "300s", f"{TIMEOUTS}__CONNECT": "300s"}
+PATIENT = {f"distributed.comm.timeouts.{what}": "300s" for what in ("tcp", "connect")}
 """On a busy machine half a minute of silence would be taken for a connection lost."""
 
 
@@ -70,24 +70,25 @@ def cluster(copied, tmp_path_factory):
     """Address of a scheduler with two workers, each a process of its own."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    dask = str(Path(sys.executable).parent / "dask")
+    program = str(Path(sys.executable).parent / "dask")
     folder = tmp_path_factory.mktemp("cluster")
-    commands = [[dask, "scheduler", "--host", "127.0.0.1", "--port", address.split(":")[-1],
+    commands = [[program, "scheduler", "--host", "127.0.0.1", "--port", address.split(":")[-1],
                  "--no-dashboard"]]  # fmt: skip
     commands += [
-        [dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
+        [program, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
          "--local-directory", str(folder / str(number))]
         for number in range(2)
     ]  # fmt: skip
-    environment = os.environ | PATIENT
-    environment |= {"OMP_NUM_THREADS": "1", "PREFECT_HOME": str(copied.prefect)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PREFECT_HOME": str(copied.prefect)}
+    for setting, value in PATIENT.items():
+        environment[f"DASK_{setting.upper().replace('.', '__')}"] = value
     with (folder / "log").open("wb") as log:
         processes = [
             subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             for command in commands
         ]
-    deadline = time.monotonic() + 120
-    dask.config.refresh(env=PATIENT)
+    deadline = time.monotonic() + 300
+    dask.config.set(PATIENT)
     with Client(address, timeout=60, set_as_default=False) as client:
         while len(client.scheduler_info(n_workers=-1)["workers"]) < 2:
             assert time.monotonic() < deadline, (folder / "log").read_text()
