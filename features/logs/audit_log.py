@@ -73,7 +73,8 @@ _GUARDS = {
     "sqlite": (
         f"CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit {_REFUSE}",
         f"CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit {_REFUSE}",
-        # REPLACE deletes, but not so that the trigger above would see it.
+        # REPLACE deletes, but not so that the trigger above would see it. (Fixed text: nothing
+        # from outside is in these statements.)
         "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit "  # noqa: S608
         "WHEN EXISTS (SELECT 1 FROM audit WHERE position = NEW.position) " + _REFUSE,
     ),

@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import SchemaItem
 
@@ -176,9 +177,9 @@ def _engine(address: str | URL) -> Engine:
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
-        def _durable(connection: object, _: object) -> None:
+        def _durable(connection: DBAPIConnection, _: object) -> None:
             # An acknowledged event survives a power cut, and reading never waits for writing.
             for setting in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-                connection.execute(f"PRAGMA {setting}")  # type: ignore[attr-defined]
+                connection.cursor().execute(f"PRAGMA {setting}")
 
     return engine

@@ -45,7 +45,7 @@ def test_it_shares_the_event_logs_database(log):
     log.record(PROMOTION, CHAMPION, after="1")
     assert events.end == 1
     assert len(log.read()) == 1
-    assert log._database.engine.url == events._engine.url
+    assert log._database.engine.url == events._database.engine.url
     events.close()
 
 
