@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hostile import ANY_BYTES, CHANGES, changed, taken_or_refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.gate import config as gate
@@ -26,7 +26,7 @@ ANYTHING = st.recursive(
     ),
     max_leaves=6,
 )
-DEEP = b"[" * 5000
+DEEP = b"[" * 1500
 ODD = [b"level: 2026-13-45", b"level: !!int many", b"? [1]\n: 2", b"\xff", b"- 1", b"", DEEP]
 
 
@@ -69,6 +69,7 @@ def test_what_yaml_itself_stumbles_over_is_one_line(home, name, content):
     assert name in str(found)
 
 
+@settings(max_examples=15)  # Great Expectations takes long over each
 @given(content=st.one_of(ANY_BYTES, st.builds(changed, st.just(SUITE), CHANGES)))
 def test_suites_of_any_bytes(home, content):
     path = home.root / "items.json"
@@ -76,6 +77,7 @@ def test_suites_of_any_bytes(home, content):
     assert isinstance(taken_or_refused(read_suite, path), Suite | HymirecError)
 
 
+@settings(max_examples=15)
 @given(field=st.sampled_from(["type", "kwargs", "meta", "severity", "more"]), value=ANYTHING)
 def test_an_expectation_with_a_field_of_any_kind(home, field, value):
     path = home.root / "items.json"
