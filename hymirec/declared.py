@@ -13,12 +13,13 @@ from hymirec.errors import UsageError
 Declared = TypeVar("Declared", bound=BaseModel)
 
 
-def parse_yaml(text: str | bytes, source: str) -> dict[str, Any]:
+def parse_yaml(text: str | bytes, source: str, what: str = "the file") -> dict[str, Any]:
     """Read one document of names and values; bytes are UTF-8.
 
     Args:
         text: the document.
         source: its name, for messages.
+        what: it is to be, likewise.
 
     Raises:
         UsageError: it is none; the message says where and why.
@@ -36,7 +37,7 @@ def parse_yaml(text: str | bytes, source: str) -> dict[str, Any]:
     except RecursionError as error:
         raise UsageError(f"{source}: no YAML: too many brackets within brackets") from error
     if not isinstance(found, dict):
-        raise UsageError(f"{source}: a mapping of names to values is needed")
+        raise UsageError(f"{source}: {what} is a mapping of names to values")
     return found
 
 

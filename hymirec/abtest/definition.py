@@ -293,7 +293,7 @@ def parse(text: str, source: str) -> Experiment:
     Raises:
         UsageError: it is no experiment; the message says where and why.
     """
-    return check(parse_yaml(text, source), source)
+    return check(parse_yaml(text, source, "an experiment"), source)
 
 
 def check(values: dict[str, Any], source: str) -> Experiment:
