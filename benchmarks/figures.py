@@ -254,7 +254,7 @@ HEAD = (
     "than how well. Load is the number of processes that wanted a core before and after: above "
     "the number of cores, times are upper bounds.\n\n"
     "What was measured by hand, with other data and at other times, is in the "
-    "[README](../README.md#measured) and the [experiment log](experiments.md).\n"
+    "[results](results.md) and the [experiment log](experiments.md).\n"
 )
 
 
