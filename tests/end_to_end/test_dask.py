@@ -213,7 +213,9 @@ def test_a_publication(copied, on_cluster, redis_store, tmp_path, monkeypatch):
     assert found["one"] == found["two"]
     assert len(found["one"][0]) == 121
     assert found["one"][-1] == [10] * 12
-    assert asked[-3:] == [("build_shard", 12), ("write_items", 1), ("write_histories", 6)]
+    # Shards of the call that was refused may still be built while the next one begins.
+    assert asked[0] == ("build_shard", 12)
+    assert asked[-2:] == [("write_items", 1), ("write_histories", 6)]
 
 
 def test_reading_a_catalogue(on_cluster, tmp_path):
