@@ -60,7 +60,8 @@ def decide(experiment: Experiment, progress: Progress, readout: Readout) -> Deci
         return Decision(
             "roll_back",
             f"guardrail {worst.metric} is broken: {worst.variant} {_number(worst.treatment)}, "
-            f"control {_number(worst.control)}, margin {worst.margin}",
+            f"control {_number(worst.control)}, margin {worst.margin}"
+            + (f" ({worst.note})" if worst.note else ""),
             {"guardrails": [vars(one) for one in broken]},
         )
     for what, found in (("assigned", readout.assigned), ("shown lists", readout.exposed)):
