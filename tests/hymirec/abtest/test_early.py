@@ -10,6 +10,7 @@ from hymirec.abtest.analysis import MIN_USERS, guard
 from hymirec.abtest.early import nearest_within, rate_evidence, sign_evidence
 from hymirec.abtest.metrics import METRICS
 
+
 def on_the_average(rate, expected, null):
     """Of the factor that a yes, or a no, of one stream brings."""
     return rate * expected / null + (1 - rate) * (1 - expected) / (1 - null)
