@@ -11,6 +11,7 @@ from features.readings import Reading, ReadingLog
 from features.readouts import ReadoutMaker
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.metrics import METRICS
+from hymirec.abtest.planning import Needs, needs
 from hymirec.home import Home
 from serving.console.charts import Chart, Mark, Point, draw
 
@@ -128,41 +129,13 @@ def read_now(home: Home, stored: StoredExperiment) -> dict[str, Any]:
         maker.close()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What an experiment needs, in lines; whether one of them is a warning."""
-
-    says: list[str]
-    warns: list[str]
-
-
-def plan(home: Home, experiment: Experiment) -> Plan:
+def plan(home: Home, experiment: Experiment) -> Needs:
     """What an experiment needs, from what was served of late."""
     maker = ReadoutMaker(home)
     try:
-        found = maker.plan(experiment)
+        return needs(experiment, maker.plan(experiment))
     finally:
         maker.close()
-    if isinstance(found, str):
-        return Plan([found], [])
-    days = f", about {found.days:.1f} days" if found.days else ""
-    says = [
-        f"To see {experiment.minimum_lift:.1%} in {experiment.primary} it needs "
-        f"{found.users_per_variant} users of each variant{days}."
-    ]
-    warns = []
-    wanted = experiment.ramp[-1].min_users
-    if wanted < found.users_per_variant:
-        warns.append(
-            f"Underpowered: the ramp's last step asks for {wanted} users of each variant, "
-            f"{found.users_per_variant} are needed."
-        )
-    if found.days and found.days > experiment.horizon.days:
-        warns.append(
-            f"Too short: the horizon is {experiment.horizon.days:g} days, {found.days:.1f} are "
-            "needed."
-        )
-    return Plan(says, warns)
 
 
 def estimates(readout: dict[str, Any]) -> list[dict[str, Any]]:

@@ -70,7 +70,11 @@ def test_an_owner_goes_from_a_declaration_to_a_winner(run, home, tmp_path):
         "resumed", "paused", "ramped", "started", "created",
     ]  # fmt: skip
     assert shown["latest"]["action"] == "hold"
-    assert "first is concluded" in run("conclude", "first", "longer")[0]
+    with pytest.raises(UsageError, match="--reason"):
+        run("conclude", "first", "longer", "--force")
+    passed = {"gate": "champion", "verdict": "pass", "compared_with": "1"}
+    Aliases(home).note_verdict("champion", "2", reason="passed", evidence=passed)
+    assert "longer has won: version 2 is champion" in run("conclude", "first", "longer")[0]
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     assert client.get_registered_model("hymirec").aliases["champion"] in ("2", 2)
     client.set_registered_model_alias("hymirec", "champion", "1")
