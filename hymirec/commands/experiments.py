@@ -20,7 +20,7 @@ from hymirec.errors import HymirecError, UsageError
 from hymirec.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
-    from features.experiments import ExperimentStore, StoredExperiment
+    from features.logs.experiments import ExperimentStore, StoredExperiment
     from hymirec.home import Home
 
 log = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ def create(
             "--name",
         )  # fmt: skip
     place = configured(home).create()
-    from features.experiments import ExperimentStore
-    from features.readouts import ReadoutMaker
-    from flows.lifecycle import resolve_versions
+    from features.logs.experiments import ExperimentStore
+    from features.logs.readouts import ReadoutMaker
+    from flows.registry.lifecycle import resolve_versions
     from hymirec.abtest.planning import needs
 
     versions = resolve_versions(place, experiment)
@@ -131,7 +131,7 @@ def start(
     if store.get(name).state == "paused":
         stored = store.resume(name, reason=reason)
     else:
-        from flows.lifecycle import start as begin
+        from flows.registry.lifecycle import start as begin
 
         stored = begin(place, name, reason=reason)
     _say(stored, as_json=False)
@@ -221,8 +221,8 @@ def conclude(
     if force and not reason.strip():
         raise UsageError("who forces a version says why: --reason")
     place, _ = _store(home)
-    from flows.lifecycle import GateError
-    from flows.lifecycle import conclude as end
+    from flows.registry.lifecycle import GateError
+    from flows.registry.lifecycle import conclude as end
 
     try:
         stored = end(
@@ -290,7 +290,7 @@ def status(
 ) -> None:
     """Show where an experiment stands, what was last read of it, and what was done."""
     place, store = _store(home)
-    from features.readings import ReadingLog
+    from features.logs.readings import ReadingLog
 
     stored = store.get(name)
     readings = ReadingLog(place).of_experiment(name, limit=1)
@@ -354,7 +354,7 @@ def _store(home: Path) -> tuple[Home, ExperimentStore]:
     place = configured(home)
     if not place.root.exists():
         raise UsageError(f"{place.root} does not exist: run `hymirec pipeline` first")
-    from features.experiments import ExperimentStore
+    from features.logs.experiments import ExperimentStore
 
     return place, ExperimentStore(place)
 

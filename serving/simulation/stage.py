@@ -14,7 +14,7 @@ import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from features.audit_log import VERDICT, AuditLog
+from features.logs.audit_log import VERDICT, AuditLog
 from features.publication import publish
 from hymirec.datasets.canonical import write_frame
 from hymirec.home import Home

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from features import online
-from flows.aliases import Aliases
+from flows.registry.aliases import Aliases
 from hymirec.cli import app
 from hymirec.errors import UsageError
 from hymirec.home import Home
