@@ -16,7 +16,7 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 from features.logs.audit_log import FORCED, NOMINATION, PROMOTION, Entry
 from flows.registry.aliases import GATE_TAG, PREVIOUS, REPORT_TAG, Aliases
 from flows.runtime.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
-from flows.tracking.record.record import metric_name, tracked_run
+from flows.tracking.record import metric_name, tracked_run
 from hymirec.errors import UsageError
 from hymirec.home import Home
 
