@@ -28,10 +28,9 @@ from hymirec.simulation.recommender import MOST_ITEMS, SimulatedRecommender
 from hymirec.simulation.scenarios import LIST_LENGTH, SCENARIOS, VISITS
 
 ALPHA, POWER = 0.05, 0.8
-RUNS, QUICK_RUNS, USERS = 200, 10, 4000
+RUNS, QUICK_RUNS, USERS = 100, 10, 3200
 SIZES = (
-    50, 75, 100, 125, 150, 175, 200, 250, 300, 350, 400, 500, 600, 700, 800, 1000, 1200, 1400, 1600,
-    2000, 2400, 3200,
+    50, 75, 100, 125, 150, 175, 200, 250, 300, 400, 500, 600, 800, 1000, 1200, 1600, 2400, 3200,
 )  # fmt: skip
 CROWDS = {
     "simulator": (VISITS, UNEVENNESS),
