@@ -27,6 +27,32 @@ class Plan:
     users_at_one_look: int
     days: float | None
 
+    def needs(self, experiment: Experiment) -> str:
+        """In a line, what it takes to see the effect that the experiment looks for."""
+        days = f", about {self.days:.1f} days" if self.days else ""
+        return (
+            f"to see {experiment.minimum_lift:.1%} in {experiment.primary} it needs "
+            f"{self.users_per_variant} users of each variant{days}"
+        )
+
+    def shortfalls(self, experiment: Experiment) -> list[str]:
+        """Where the experiment does not give that: a line each, a word and a colon ahead."""
+        found = []
+        wanted = experiment.ramp[-1].min_users
+        if wanted < self.users_per_variant:
+            found.append(
+                f"underpowered: the ramp's last step asks for {wanted} users of each variant, "
+                f"{self.users_per_variant} are needed: raise its min_users, or minimum_lift if "
+                "smaller differences are not worth finding"
+            )
+        if self.days and self.days > experiment.horizon.days:
+            found.append(
+                f"too short: the horizon is {experiment.horizon.days:g} days, {self.days:.1f} are "
+                "needed: raise it or minimum_lift, or ask with mode: interleaving, which takes far "
+                "fewer users"
+            )
+        return found
+
 
 def plan(
     mean: float, standard_deviation: float, lift: float, *,
@@ -56,44 +82,3 @@ def plan(
     always = once * ((width + reach) / (norm.ppf(1 - alpha / 2) + reach)) ** 2
     days = 2 * always / users_per_day if users_per_day else None
     return Plan(math.ceil(always), math.ceil(once), days)
-
-
-@dataclass(frozen=True)
-class Needs:
-    """A plan in words.
-
-    Attributes:
-        says: what the experiment needs, in a line.
-        warns: lines on what it will not get, and what to do about that.
-        plan: the numbers; None where they are not known.
-    """
-
-    says: str
-    warns: list[str]
-    plan: Plan | None
-
-
-def needs(experiment: Experiment, planned: Plan | str) -> Needs:
-    """Put a plan, or why there is none, beside what an experiment asks for."""
-    if isinstance(planned, str):
-        return Needs(planned, [], None)
-    users, days = planned.users_per_variant, planned.days
-    says = (
-        f"to see {experiment.minimum_lift:.1%} in {experiment.primary} it needs {users} users of "
-        "each variant"
-    )
-    if days:
-        says += f", about {days:.1f} days of the traffic there was of late"
-    warns = []
-    wanted = experiment.ramp[-1].min_users
-    if wanted < users:
-        warns.append(
-            f"underpowered: the ramp's last step asks for {wanted} users of each variant; raise "
-            "its min_users, or minimum_lift if smaller differences are not worth finding"
-        )
-    if days and days > experiment.horizon.days:
-        warns.append(
-            f"too short: the horizon is {experiment.horizon.days:g} days; raise it or "
-            "minimum_lift, or ask with mode: interleaving, which takes far fewer users"
-        )
-    return Needs(says, warns, planned)

@@ -21,6 +21,7 @@ from hymirec.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
     from features.logs.experiments import ExperimentStore, StoredExperiment
+    from hymirec.abtest.definition import Experiment
     from hymirec.home import Home
 
 log = logging.getLogger(__name__)
@@ -90,24 +91,19 @@ def create(
         )  # fmt: skip
     place = configured(home).create()
     from features.logs.experiments import ExperimentStore
-    from features.logs.readouts import ReadoutMaker
     from flows.registry.lifecycle import resolve_versions
-    from hymirec.abtest.planning import needs
 
     versions = resolve_versions(place, experiment)
     stored = ExperimentStore(place).create(experiment, replace_draft=replace)
     named = ", ".join(f"{variant} version {number}" for variant, number in versions.items())
     out.print(f"{stored.name} is a draft: {named}", soft_wrap=True)
-    found = needs(experiment, ReadoutMaker(place).plan(experiment))
-    out.print(escape(found.says), soft_wrap=True)
-    for line in found.warns:
-        out.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
-    if found.warns:
+    planned = _plan(place, experiment)
+    for line in planned.pop("says"):
+        out.print(line, soft_wrap=True)
+    if planned.get("is_underpowered"):
         out.print("create it again with --replace to change it before it starts", soft_wrap=True)
     out.print(f"hymirec experiment start {stored.name}   begins it", soft_wrap=True)
     if as_json:
-        planned = vars(found.plan) if found.plan else {}
-        planned |= {"says": found.says, "warns": found.warns, "is_underpowered": bool(found.warns)}
         print(json.dumps(stored.to_json() | {"plan": planned}))
 
 
@@ -357,6 +353,20 @@ def _store(home: Path) -> tuple[Home, ExperimentStore]:
     from features.logs.experiments import ExperimentStore
 
     return place, ExperimentStore(place)
+
+
+def _plan(place: Home, experiment: Experiment) -> dict[str, Any]:
+    """What the experiment needs, and a warning where its ramp does not give that."""
+    from features.logs.readouts import ReadoutMaker
+
+    planned = ReadoutMaker(place).plan(experiment)
+    if isinstance(planned, str):
+        return {"says": [planned]}
+    says = [planned.needs(experiment)]
+    for lack in planned.shortfalls(experiment):
+        word, _, rest = lack.partition(":")
+        says.append(f"[yellow]{word}:[/]{rest}")
+    return vars(planned) | {"says": says, "is_underpowered": len(says) > 1}
 
 
 def _slice(text: str) -> dict[str, float]:

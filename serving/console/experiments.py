@@ -11,7 +11,6 @@ from features.logs.readings import Reading, ReadingLog
 from features.logs.readouts import ReadoutMaker
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.metrics import METRICS
-from hymirec.abtest.planning import Needs, needs
 from hymirec.home import Home
 from serving.console.charts import Chart, Mark, Point, draw
 
@@ -129,13 +128,29 @@ def read_now(home: Home, stored: StoredExperiment) -> dict[str, Any]:
         maker.close()
 
 
-def plan(home: Home, experiment: Experiment) -> Needs:
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment needs, in lines; whether one of them is a warning."""
+
+    says: list[str]
+    warns: list[str]
+
+
+def plan(home: Home, experiment: Experiment) -> Plan:
     """What an experiment needs, from what was served of late."""
     maker = ReadoutMaker(home)
     try:
-        return needs(experiment, maker.plan(experiment))
+        found = maker.plan(experiment)
     finally:
         maker.close()
+    if isinstance(found, str):
+        return Plan([found], [])
+    lacks = found.shortfalls(experiment)
+    return Plan([_sentence(found.needs(experiment))], [_sentence(one) for one in lacks])
+
+
+def _sentence(line: str) -> str:
+    return f"{line[0].upper()}{line[1:]}."
 
 
 def estimates(readout: dict[str, Any]) -> list[dict[str, Any]]:

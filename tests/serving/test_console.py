@@ -101,13 +101,6 @@ class FakeDesk:
 
 
 @pytest.fixture
-def store(home):
-    store = ExperimentStore(home)
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def desk(store):
     return FakeDesk(store)
 
