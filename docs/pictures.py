@@ -47,7 +47,7 @@ def main() -> None:
         with gateway(asked.practice) as address:
             take(f"{address}/console/experiments", "console-experiments", height=480)
             place = f"{address}/console/experiments/simulated"
-            take(place, "console-experiment", height=1150)
+            take(place, "console-experiment", height=1480)
             take(place, "console-phone", width=PHONE, height=760)
     if asked.home:
         with gateway(asked.home) as address:
