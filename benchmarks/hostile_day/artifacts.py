@@ -51,6 +51,7 @@ def damage_served(day: Day) -> str:
     """Damage the files that servers of a version are started from, then kill one."""
     served = day.stage.home.root / "served" / "hymirec-1"
     _flip(next(iter(sorted(served.rglob(WEIGHTS)))))
+    day.restarts = day.stage.restarts()
     day.stage.model_servers(1)[0].kill()
     return "weights of version 1 as the gateway has them changed, one of its servers killed"
 
@@ -106,7 +107,7 @@ ARTIFACTS = (
            damage_new_version, 60),
     Injury("damaged version at the gate", "`hymirec promote` of it", damage_at_gate, 30, False),
     Injury("damaged served files", "what model servers start from changes by a byte",
-           damage_served, 90),
+           damage_served, 90, well=lambda day: day.stage.restarts() > day.restarts),
     Injury("damaged step", "what a step of the pipeline made changes by a byte", damage_step, 60,
            False),
 )  # fmt: skip

@@ -100,6 +100,8 @@ class Day:
     outcomes: list[Outcome] = field(default_factory=list)
     since: float = 0.0
     """When the present injury began, seconds since 1970."""
+    restarts: int = 0
+    """Model servers started again before it."""
 
     def settle(self) -> None:
         """Find somebody of each variant, once the experiment has begun."""

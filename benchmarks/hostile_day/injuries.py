@@ -33,6 +33,7 @@ def kill_gateway(day: Day) -> str:
 def kill_one_model_server(day: Day) -> str:
     """End one of the servers of the version that most are answered by."""
     servers = day.stage.model_servers(1)
+    day.restarts = day.stage.restarts()
     day.rng.choice(servers).kill()
     return f"one of {len(servers)} of version 1 killed"
 
@@ -40,6 +41,7 @@ def kill_one_model_server(day: Day) -> str:
 def kill_a_version(day: Day) -> str:
     """End all servers of one variant's version."""
     servers = day.stage.model_servers(2)
+    day.restarts = day.stage.restarts()
     for one in servers:
         one.kill()
     return f"all {len(servers)} of version 2 killed"
@@ -48,6 +50,7 @@ def kill_a_version(day: Day) -> str:
 def kill_all_model_servers(day: Day) -> str:
     """End every child of the gateway, the one that waits too."""
     children = day.stage.service("gateway").children()
+    day.restarts = day.stage.restarts()
     for one in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
@@ -186,6 +189,11 @@ def ramp(day: Day) -> str:
     return f"{stored.share:.0%} of the traffic takes part"
 
 
+def servers_restarted(day: Day) -> bool:
+    """Whether the gateway has noticed that servers were lost, and started others."""
+    return day.stage.restarts() > day.restarts
+
+
 def a_flow_runs(day: Day) -> bool:
     """Whether a run that began after the injury has come to its end."""
     return day.stage.flow_completed(day.since)
@@ -236,10 +244,12 @@ def _kill_family(process: psutil.Process) -> None:
 
 INJURIES: tuple[Injury, ...] = (
     Injury("gateway killed", "kill -9 of the gateway", kill_gateway, 60),
-    Injury("model server killed", "kill -9 of one of a version's two", kill_one_model_server, 45),
-    Injury("version killed", "kill -9 of all model servers of one variant", kill_a_version, 60),
+    Injury("model server killed", "kill -9 of one of a version's two", kill_one_model_server, 45,
+           well=servers_restarted),
+    Injury("version killed", "kill -9 of all model servers of one variant", kill_a_version, 60,
+           well=servers_restarted),
     Injury("all model servers killed", "kill -9 of all, the one that waits too",
-           kill_all_model_servers, 90, quick=False),
+           kill_all_model_servers, 90, quick=False, well=servers_restarted),
     Injury("consumer killed", "kill -9 of `hymirec events follow`", kill_consumer, 45),
     Injury("worker killed", "kill -9 of Prefect's worker", kill_worker, 240, False, True,
            a_flow_runs),

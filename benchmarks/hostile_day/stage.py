@@ -143,6 +143,10 @@ class Stage:
             return answer.json() if answer.ok else {}
         return {}
 
+    def restarts(self) -> int:
+        """Model servers that were started again, of all versions."""
+        return sum(one["restarts"] for one in self.version().get("versions", []))
+
     def whole(self) -> bool:
         """Whether every process runs and every served version has all of its servers."""
         from hymirec import supervision
