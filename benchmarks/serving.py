@@ -73,13 +73,13 @@ def catalogue(num_items: int, rng: np.random.Generator) -> np.ndarray:
 
 def make_home(home: Home) -> None:
     """Publish users and register an untrained model as champion."""
-    from flows.settings import CHAMPION, MODEL_NAME, configure_tools
+    from flows.runtime.settings import CHAMPION, MODEL_NAME, configure_tools
 
     configure_tools(home.create())
     import mlflow
 
     from features.publication import publish
-    from flows.register import register_package
+    from flows.steps.register import register_package
     from hymirec.codebook import fit_codebook
     from hymirec.models.hymirec import HyMiRec
     from hymirec.package import RecommenderPackage

@@ -24,8 +24,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 from pydantic import ValidationError
 
-from features.leases import Lease
 from features.limits import read_seconds
+from features.logs.leases import Lease
 from features.online import FeatureReader, UserRow
 from hymirec.additions import publications, read
 from hymirec.errors import DataError, HymirecError

@@ -179,7 +179,7 @@ def roll_back(day: Day) -> str:
 
 def ramp(day: Day) -> str:
     """Let more users take part in the experiment."""
-    from features.experiments import ExperimentStore
+    from features.logs.experiments import ExperimentStore
 
     store = ExperimentStore(day.stage.home)
     try:
@@ -200,8 +200,8 @@ def a_flow_runs(day: Day) -> bool:
 
 
 def _move_champion(day: Day, version: str) -> str:
-    from features.audit_log import PROMOTION
-    from flows.aliases import Aliases
+    from features.logs.audit_log import PROMOTION
+    from flows.registry.aliases import Aliases
 
     aliases = Aliases(day.stage.home)
     try:

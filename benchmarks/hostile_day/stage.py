@@ -114,7 +114,7 @@ class Stage:
         for seed in (0, 1):
             hymirec("pipeline", "--data", self.data, "--recipe", RECIPE, "--seed", seed,
                     "--home", self.home.root)  # fmt: skip
-        from flows.settings import configure_tools
+        from flows.runtime.settings import configure_tools
 
         configure_tools(self.home)
         say("services start")

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from mlflow.webhooks.delivery import _generate_hmac_signature
 
-from features.event_log import EventLog
+from features.logs.event_log import EventLog
 from serving.gateway import MAX_BODY, create_app, without_paths
 from serving.hooks import ENV_SECRET
 from serving.metrics import STAGES
