@@ -8,15 +8,16 @@ on files (`RLIMIT_FSIZE`), which its children inherit: writing fails with "file 
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
 
-SIZE = 3 * 2**30
-_AT_ONCE = 2**20
+SIZE = 2**30
 
 
 class Disk:
@@ -62,10 +63,12 @@ class Disk:
         ballast = self.root / "ballast"
         try:
             with ballast.open("wb", buffering=0) as file:
-                for size in (_AT_ONCE, 4096, 1):
-                    with contextlib.suppress(OSError):
-                        while file.write(b"\0" * size):
-                            pass
+                with contextlib.suppress(OSError):
+                    os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.root).free)
+                file.seek(0, os.SEEK_END)
+                with contextlib.suppress(OSError):  # what others have left meanwhile
+                    while file.write(b"\0" * 4096):
+                        pass
             yield
         finally:
             ballast.unlink()

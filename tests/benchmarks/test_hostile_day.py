@@ -3,10 +3,13 @@
 import contextlib
 import random
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from benchmarks.hostile_day import report
@@ -216,6 +219,35 @@ def test_nothing_can_be_written_on_a_full_disk(tmp_path, monkeypatch):
         with disk.full([]), pytest.raises(OSError, match="No space left"):
             (disk.root / "file").write_text("more")
         (disk.root / "file").write_text("again")
+
+
+WRITER = """
+import sys
+for line in sys.stdin:
+    try:
+        with open(line.strip(), "w") as file:
+            file.write("more")
+        print("written", flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
+"""
+
+
+def test_without_a_file_system_of_its_own_no_process_may_write(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+
+        def write():
+            writer.stdin.write(f"{tmp_path / 'file'}\n")
+            writer.stdin.flush()
+            return writer.stdout.readline().strip()
+
+        disk = Disk(tmp_path)  # nothing is mounted
+        with disk.full([psutil.Process(writer.pid)]):
+            assert write() == "File too large"
+        assert write() == "written"
+        writer.stdin.close()
 
 
 def test_a_client_that_breaks_is_not_taken_for_one_that_rests():
