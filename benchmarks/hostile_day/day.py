@@ -157,11 +157,11 @@ class Day:
                 return False
         return self._arrives(event)
 
-    def event(self, user: str = "", moment: int | None = None) -> Sent:
-        """A click nobody has sent yet."""
+    def event(self, moment: int | None = None) -> Sent:
+        """A click nobody has sent yet; not of the seed: how many it takes is the machine's."""
         return Sent(
-            f"probe-{uuid.uuid4().hex}", user or self.rng.choice(self.load.users),
-            self.rng.choice(self.load.items), "click",
+            f"probe-{uuid.uuid4().hex}", random.choice(self.load.users),
+            random.choice(self.load.items), "click",
             int(time.time()) if moment is None else moment,
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from benchmarks.hostile_day.servers import (
     start_redis,
 )
 from benchmarks.hostile_day.wire import Wire
+from hymirec import supervision
 from hymirec.datasets.synthetic import WorldConfig, generate, write_world
 from hymirec.home import Home
 
@@ -149,8 +151,6 @@ class Stage:
 
     def whole(self) -> bool:
         """Whether every process runs and every served version has all of its servers."""
-        from hymirec import supervision
-
         found = {one.name: one.state for one in supervision.found(self.home)}
         if any(found.get(name) != "running" for name in self.services):
             return False
@@ -163,8 +163,6 @@ class Stage:
 
     def service(self, name: str) -> psutil.Process:
         """The process of a service."""
-        from hymirec import supervision
-
         running = supervision.find(self.home, name)
         assert running is not None
         assert running.process is not None, f"{name} does not run"
@@ -225,6 +223,9 @@ class Stage:
         while self._keepers:
             self._keepers.popitem()[1].stop()
             self.hymirec("down", check=False)
+            # The disk goes with the stage; what services said is worth more than that.
+            for path in supervision.folder(self.home).glob("*.log"):
+                shutil.copy(path, self.scratch)
 
     def _server(self, start: Any, name: str) -> Server:
         folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix=name)))
