@@ -72,13 +72,19 @@ def _register_damaged(day: Day) -> str:
     """Register version 2 anew with a byte of its weights changed; the number."""
     client = day.stage.client
     whole = client.get_model_version("hymirec", "2")
-    source = client.get_logged_model(whole.source.removeprefix("models:/")).artifact_location
-    damaged = day.stage.home.mlflow / "artifacts" / "damaged"
-    shutil.copytree(Path(urlsplit(source).path), damaged)
+    source = client.get_logged_model(whole.source.removeprefix("models:/"))
+    damaged = day.stage.scratch / "damaged"
+    shutil.copytree(Path(urlsplit(source.artifact_location).path), damaged)
     _flip(next(iter(sorted(damaged.rglob(WEIGHTS)))))
-    made = client.create_model_version(
-        "hymirec", source=damaged.as_uri(), run_id=whole.run_id, tags=whole.tags
+    model = client.create_logged_model(
+        source.experiment_id, name="damaged", source_run_id=whole.run_id
     )
+    client.log_model_artifacts(model.model_id, str(damaged))
+    client.finalize_logged_model(model.model_id, "READY")
+    made = client.create_model_version(
+        "hymirec", source=f"models:/{model.model_id}", run_id=whole.run_id, tags=whole.tags,
+        model_id=model.model_id,
+    )  # fmt: skip
     return str(made.version)
 
 
