@@ -58,11 +58,11 @@ def damage_served(day: Day) -> str:
 
 def damage_step(day: Day) -> str:
     """Damage what a step has made, and run the pipeline again."""
-    (path, *_) = sorted(day.stage.home.runs.glob(f"recommender-*/**/{WEIGHTS}"))
+    found = day.stage.home.runs.glob(f"recommender-*/**/{WEIGHTS}")
+    path = min(found, key=lambda one: one.stat().st_mtime)  # of the first pipeline
     before = _digest(path)
     _flip(path)
     day.stage.hymirec("pipeline", "--data", day.stage.data, "--recipe", RECIPE, "--seed", 0)
-    day.stage.hymirec("pipeline", "--data", day.stage.data, "--recipe", RECIPE, "--seed", 1)
     if not path.exists() or _digest(path) != before:
         raise BrokenPromiseError(f"{path.relative_to(day.stage.home.root)} was taken as it was")
     return f"{path.parent.name}/{path.name} changed by a byte, found, and made again alike"
