@@ -71,8 +71,7 @@ class Stage:
         self.scratch = scratch
         self.services = SERVICES if with_flows else ("gateway",)
         self.world = generate(WorldConfig.tiny())
-        self.ports = {name: free_port() for name in ("prefect", "mlflow", "gateway")}
-        self.url = f"http://127.0.0.1:{self.ports['gateway']}"
+        self.ports: dict[str, int] = {}
         self._exits = contextlib.ExitStack()
         self._keepers: dict[str, Keeper] = {}
         self._asked_for_flow = 0.0
@@ -120,6 +119,8 @@ class Stage:
 
         configure_tools(self.home)
         say("services start")
+        # Not before: whoever asks for any port may be given one that was free.
+        self.ports = {name: free_port() for name in ("prefect", "mlflow", "gateway")}
         self.client = self._mlflow()
         self.client.set_registered_model_alias("hymirec", "challenger", "2")
         self._declare_experiment()
@@ -137,6 +138,11 @@ class Stage:
         return hymirec(*arguments, "--home", self.home.root, check=check)
 
     # What can be looked at and laid hands on.
+
+    @property
+    def url(self) -> str:
+        """Of the gateway."""
+        return f"http://127.0.0.1:{self.ports['gateway']}"
 
     def version(self) -> dict[str, Any]:
         """What the gateway says of its versions; empty while it does not answer."""
