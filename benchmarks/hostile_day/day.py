@@ -137,7 +137,8 @@ class Day:
         well: float | None = None
         limit = self.patience * injury.limit
         while time.time() < mended + max(limit, GIVEN_UP_SECONDS):
-            if self.well() and injury.well(self):
+            # In this order: before the gateway has noticed a kill, all seems well.
+            if injury.well(self) and self.well():
                 well = time.time()
                 break
             time.sleep(0.3)
