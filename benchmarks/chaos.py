@@ -32,13 +32,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
-from benchmarks.hostile_day import report  # noqa: E402
-from benchmarks.hostile_day.day import Day, plan  # noqa: E402
-from benchmarks.hostile_day.evidence import gather  # noqa: E402
-from benchmarks.hostile_day.injuries import INJURIES  # noqa: E402
-from benchmarks.hostile_day.journal import Journal  # noqa: E402
-from benchmarks.hostile_day.load import Load  # noqa: E402
-from benchmarks.hostile_day.stage import Stage, say  # noqa: E402
+from benchmarks.hostile_day import report
+from benchmarks.hostile_day.day import Day, plan
+from benchmarks.hostile_day.evidence import gather
+from benchmarks.hostile_day.injuries import INJURIES
+from benchmarks.hostile_day.journal import Journal
+from benchmarks.hostile_day.load import Load
+from benchmarks.hostile_day.stage import Stage, say
 
 QUICK_MINUTES = 2.0
 MOST_PATIENCE = 6.0
@@ -67,8 +67,7 @@ def live(folder: Path, arguments: argparse.Namespace) -> bool:
     seconds = 60 * (QUICK_MINUTES if arguments.quick else arguments.minutes)
     injuries = [
         one for one in INJURIES
-        if (one.name in arguments.only or not arguments.only)
-        and (one.quick or not arguments.quick)
+        if (one.name in arguments.only if arguments.only else one.quick or not arguments.quick)
     ]  # fmt: skip
     rng = random.Random(arguments.seed)
     schedule = plan(injuries, seconds, rng)

@@ -75,7 +75,9 @@ class Answerer:
             "request_id": request.request_id,
             **prediction,
             "user_id": ask.user_id,
-            "degraded": prediction["degraded"] or degraded or self.lag.degraded,
+            # That the variant was not there comes first: what befell the answer in its place is
+            # no error of the variant's.
+            "degraded": degraded or prediction["degraded"] or self.lag.degraded,
             "variant": route.variant or None,
         }
         seconds = time.perf_counter() - request.started
@@ -116,7 +118,7 @@ class Answerer:
             return prediction, stages, []
         by_id = {one["item_id"]: one for one in other["recommendations"]}
         by_id |= {one["item_id"]: one for one in prediction["recommendations"]}
-        # The request's id is the coin: asked again, it falls the same way.
+        # The request's id is the coin: asked again, it falls the same way. It keeps no secret.
         drafted = team_draft(
             [one["item_id"] for one in prediction["recommendations"]],
             [one["item_id"] for one in other["recommendations"]],

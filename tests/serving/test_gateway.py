@@ -82,12 +82,12 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client, log):
 
 
 def test_a_log_that_cannot_be_written_is_no_acknowledgement(home, client, log):
-    with log._engine.begin() as connection:
+    with log._database.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE events RENAME TO hidden")
     answer = post(client, GOOD)
     assert answer.status_code == 503
     assert answer.json() == {"error": "events cannot be stored at present: try again"}
-    with log._engine.begin() as connection:
+    with log._database.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE hidden RENAME TO events")
     assert post(client, GOOD).json() == {"accepted": 1, "duplicates": 0}
 
@@ -261,6 +261,24 @@ def test_a_rollout_says_who_answers_and_hears_of_it(home, registry, make_fleet):
     assert noted["treated"].answer["recommendations"]
     assert noted["fewer"].query.k == 2
     assert not noted["lost"].as_routed
+
+
+def test_what_befalls_the_answer_in_a_variants_place_is_no_error_of_the_variant(
+    home, make_fleet, monkeypatch
+):
+    rollout = Experiment()
+    app = create_app(home, make_fleet(rollout), rollout=rollout)
+
+    async def fallback(version, user_id, query):
+        return {
+            "served_by": "popular", "feature_age_seconds": None, "degraded": "no model server",
+            "model_version": "1", "run_id": "run1", "codebook_id": "book", "recommendations": [],
+        }, {}  # fmt: skip
+
+    with TestClient(app, base_url=LOCAL) as client:
+        monkeypatch.setattr(app.state.gateway.answerer, "_predict", fallback)
+        assert recommend(client, user_id="lost")["degraded"] == "variant's version not ready"
+        assert recommend(client, user_id="anybody")["degraded"] == "no model server"
 
 
 @pytest.fixture
