@@ -16,8 +16,9 @@ import logging
 import os
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 PATIENCE_SECONDS = 30.0
+LONGEST_PAUSE = 60.0
+"""Before what could not be started is tried again."""
 _SECONDS_BETWEEN_LOOKS = 0.3
 _SAME_START = 1.0
 """Seconds by which two readings of when a process began may differ."""
@@ -219,6 +222,41 @@ def _process(pid: int) -> psutil.Process | None:
     with suppress(psutil.Error):
         return psutil.Process(pid)
     return None
+
+
+def keep(
+    home: Home, names: Sequence[str], start_again: Callable[[str], None], told: threading.Event
+) -> None:
+    """Start again what ends by itself, until told to stop or nothing is left to keep.
+
+    What `stop` has ended, here or by another process, stays ended.
+
+    Args:
+        home: whose programs.
+        names: of those to keep.
+        start_again: starts one; may raise `HymirecError`, and is then asked again, later each time.
+        told: set to stop.
+    """
+    pauses: dict[str, float] = {}
+    due: dict[str, float] = {}
+    while not told.wait(_SECONDS_BETWEEN_LOOKS):
+        kept = {name: find(home, name) for name in names}
+        if not due and not any(kept.values()):
+            return
+        for name, running in kept.items():
+            ended = running is not None and running.process is None
+            if time.monotonic() < due.get(name, 0.0 if ended else float("inf")):
+                continue
+            log.warning("%s has ended and is started again", name)
+            try:
+                start_again(name)
+            except HymirecError as error:
+                pauses[name] = min(LONGEST_PAUSE, 2 * pauses.get(name, 0.5))
+                due[name] = time.monotonic() + pauses[name]
+                log.warning("%s; tried again in %.0f s", error, pauses[name])
+            else:
+                pauses.pop(name, None)
+                due.pop(name, None)
 
 
 def _file(home: Home, name: str) -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -58,6 +60,9 @@ def up(
     prefect_port: Annotated[int | None, typer.Option(help="Of Prefect's server.")] = None,
     mlflow_port: Annotated[int | None, typer.Option(help="Of MLflow's server.")] = None,
     gateway_port: Annotated[int | None, typer.Option(help="Of the gateway.")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Stay, and start again what ends by itself.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,6 +91,8 @@ def up(
             if name == "prefect":
                 _deploy(place, told, webhook, ran_already)
     _show(place, as_json)
+    if keep:
+        _keep(place, [one for one in SERVICES if one in wanted], told)
 
 
 def down(
@@ -171,6 +178,20 @@ def _start(home: Home, name: str, told: Told) -> bool:
         return False
     supervision.start(home, service, _environment(home, told, name))
     return False
+
+
+def _keep(home: Home, names: list[str], told: Told) -> None:
+    """Watch over what runs until interrupted; it goes on without us then, until `down`."""
+    stopping = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: stopping.set())
+    out.print("what ends is started again; Ctrl-C ends this, `hymirec down` all of them")
+
+    def start_again(name: str) -> None:
+        with supervision.one_at_a_time(home):
+            _start(home, name, told)
+
+    supervision.keep(home, names, start_again, stopping)
 
 
 def _prefect(home: Home, told: Told) -> Service:
