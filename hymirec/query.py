@@ -50,7 +50,11 @@ class Filters(BaseModel):
     @property
     def any(self) -> bool:
         """Whether they leave anything out."""
-        return self != Filters()
+        return (
+            self.categories is not None
+            or self.available_items is not None
+            or bool(self.exclude_categories or self.exclude_items)
+        )
 
 
 class Query(BaseModel):
@@ -67,7 +71,7 @@ class Query(BaseModel):
         description="What the user has just looked at, the latest last: for visitors and for users "
         "without a history, and added to the history of those with one.",
     )  # fmt: skip
-    filters: Filters = Filters()
+    filters: Filters = Field(default_factory=Filters)
     diversity: float = Field(
         default=0.0, ge=0, le=1, allow_inf_nan=False,
         description="0 ranks by score alone; towards 1, items unlike those above them come first.",

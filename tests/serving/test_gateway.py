@@ -190,7 +190,7 @@ def test_without_a_model_server_what_is_popular_is_answered_and_marked(client):
     assert answer["model_version"] == "1"
     assert client.get("/readyz").json()["status"] == "degraded"
     assert client.get("/ping").status_code == 503
-    answer = client.post("/invocations", json={"dataframe_records": []})
+    answer = client.post("/invocations", json={"inputs": []})
     assert answer.status_code == 503
 
 
@@ -201,7 +201,7 @@ def test_a_server_that_refuses_or_takes_too_long_is_an_answer_without_it(
     with TestClient(create_app(home, make_fleet(answer_seconds=0.5)), base_url=LOCAL) as client:
         assert recommend(client)["degraded"] is None
         assert recommend(client, user_id="bad")["degraded"] == "model failed"
-        body = {"dataframe_split": {"columns": ["user_id"], "data": [["bad"]]}}
+        body = {"inputs": [{"user_id": "bad"}]}
         answer = client.post("/invocations", json=body)
         assert (answer.status_code, answer.json()) == (400, {"error": "no, at …"})
     registry.champion = registry.make(3, seconds=0.2)
