@@ -16,7 +16,16 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from features.audit_log import MOVES, NOTICED, PROMOTION, REFUSAL, ROLLBACK, AuditLog, Entry
+from features.audit_log import (
+    MOVES,
+    NOTICED,
+    PROMOTION,
+    REFUSAL,
+    ROLLBACK,
+    AuditLog,
+    Entry,
+    alias_subject,
+)
 from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -33,7 +42,7 @@ _PAGE = 1000
 
 def subject_of(alias: str) -> str:
     """How the audit log calls an alias."""
-    return f"{MODEL_NAME}@{alias}"
+    return alias_subject(MODEL_NAME, alias)
 
 
 class Aliases:

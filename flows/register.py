@@ -102,9 +102,11 @@ def register_package(
     # Imported here since Feast takes seconds, for which a run that changes nothing need not wait.
     from features.definitions import service_name
     from features.online import FeatureReader
+    from features.stores import packages_needed
 
     info = package.info
     client = mlflow.MlflowClient()
+    required = (*REQUIREMENTS, *packages_needed())
     belongs_to = {
         CODEBOOK_TAG: info.codebook_id,
         SCHEMA_DIGEST: FeatureReader(home, info.codebook_id).schema_digest,
@@ -130,7 +132,7 @@ def register_package(
                     [{USER_ID: user, QUERY: '{"k": 10, "explain": true}'} for user in users],
                     {"k": 10, "exclude_seen": True},
                 ),
-                pip_requirements=[f"{name}=={_public_version(name)}" for name in REQUIREMENTS],
+                pip_requirements=[f"{name}=={_public_version(name)}" for name in required],
             )
     with contextlib.suppress(MlflowException):  # it exists from the second version on
         client.create_registered_model(MODEL_NAME)

@@ -76,10 +76,9 @@ class Query(BaseModel):
         default=0.0, ge=0, le=1, allow_inf_nan=False,
         description="0 ranks by score alone; towards 1, items unlike those above them come first.",
     )  # fmt: skip
-    max_per_category: Whole | None = Field(
-        default=None, ge=1, le=MAX_K,
-        description="At most so many items of any one category.",
-    )  # fmt: skip
+    max_per_category: Annotated[Whole, Field(ge=1, le=MAX_K)] | None = Field(
+        default=None, description="At most so many items of any one category."
+    )
     explain: bool = Field(
         default=False, strict=True,
         description="Name the items of the history nearest to each item's interest.",

@@ -134,7 +134,7 @@ class HyMiRecModel(PythonModel):
 
     def predict(
         self, context: Any, model_input: list[Row], params: dict[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list:  # MLflow would warn, at each loading, of not checking what is in it
         """Recommend to the user of each row.
 
         Args:
