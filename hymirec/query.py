@@ -22,7 +22,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
+# The limits are in here since around a validator they would stand in the schema as no schema says.
+Count = Annotated[int, Field(strict=True, ge=1, le=MAX_K), BeforeValidator(_whole)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 """An item's id, or a category."""
 
@@ -62,7 +63,7 @@ class Query(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    k: Whole = Field(default=10, ge=1, le=MAX_K, description="Number of items.")
+    k: Count = Field(default=10, description="Number of items.")
     exclude_seen: bool = Field(
         default=True, strict=True, description="Leave out items of the user's history."
     )
@@ -76,7 +77,7 @@ class Query(BaseModel):
         default=0.0, ge=0, le=1, allow_inf_nan=False,
         description="0 ranks by score alone; towards 1, items unlike those above them come first.",
     )  # fmt: skip
-    max_per_category: Annotated[Whole, Field(ge=1, le=MAX_K)] | None = Field(
+    max_per_category: Count | None = Field(
         default=None, description="At most so many items of any one category."
     )
     explain: bool = Field(
