@@ -19,7 +19,7 @@ import time
 import numpy as np
 import torch
 
-from flows.steps import measured
+from flows.steps.results import measured
 from hymirec.evaluation.protocol import SCORES_AT_ONCE, answer_cases
 from hymirec.inputs import IndexedHistory
 from hymirec.models.sasrec import SASRec, SASRecConfig

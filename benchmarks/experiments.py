@@ -26,10 +26,10 @@ sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file_
 
 import numpy as np  # noqa: E402
 
-from features.event_log import Event, EventLog  # noqa: E402
-from features.experiments import ExperimentStore, StoredExperiment  # noqa: E402
-from features.exposures import Exposure, ExposureLog  # noqa: E402
-from features.readouts import ReadoutMaker  # noqa: E402
+from features.logs.event_log import Event, EventLog  # noqa: E402
+from features.logs.experiments import ExperimentStore, StoredExperiment  # noqa: E402
+from features.logs.exposures import Exposure, ExposureLog  # noqa: E402
+from features.logs.readouts import ReadoutMaker  # noqa: E402
 from hymirec.abtest.decisions import decide  # noqa: E402
 from hymirec.abtest.definition import Experiment  # noqa: E402
 from hymirec.home import Home  # noqa: E402

@@ -46,10 +46,10 @@ sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file_
 
 from features import offline, publication  # noqa: E402
 from features.definitions import history_view_name  # noqa: E402
-from features.event_log import Event, EventLog  # noqa: E402
+from features.logs.event_log import Event, EventLog  # noqa: E402
 from features.online import FeatureReader  # noqa: E402
 from features.stores import ENV_ONLINE_STORE  # noqa: E402
-from flows.steps import measured  # noqa: E402
+from flows.steps.results import measured  # noqa: E402
 from hymirec.history import History  # noqa: E402
 from hymirec.home import Home  # noqa: E402
 

@@ -80,7 +80,7 @@ def reached(home: Path, point: str, printed: Any, there: set[Path]) -> bool:
 
 def end_state(home_path: Path) -> dict[str, str]:
     """Digests of everything that a pipeline is for, by name."""
-    from flows.settings import configure_tools
+    from flows.runtime.settings import configure_tools
     from hymirec.home import Home
 
     home = Home.at(home_path)

@@ -79,13 +79,13 @@ def catalogue(num_items: int, rng: np.random.Generator) -> np.ndarray:
 
 def make_home(home: Home) -> None:
     """Publish users and register an untrained model as champion."""
-    from flows.settings import CHAMPION, MODEL_NAME, configure_tools
+    from flows.runtime.settings import CHAMPION, MODEL_NAME, configure_tools
 
     configure_tools(home.create())
     import mlflow
 
     from features.publication import publish
-    from flows.register import register_package
+    from flows.steps.register import register_package
     from hymirec.codebook import fit_codebook
     from hymirec.models.hymirec import HyMiRec
     from hymirec.package import RecommenderPackage
@@ -248,8 +248,8 @@ def measure_experiment(
     home: Home, url: str, bodies: Sequence[bytes], turns: int, seconds: float
 ) -> dict[str, float]:
     """What assignment and an exposure log add to an answer, with one client."""
-    from features.experiments import ExperimentStore
-    from flows.settings import CHAMPION, MODEL_NAME
+    from features.logs.experiments import ExperimentStore
+    from flows.runtime.settings import CHAMPION, MODEL_NAME
     from hymirec.abtest.definition import Experiment
     from serving.registry import Registry
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flows.frames import dataset_frames
-from flows.validate import rows_to_drop, validate
+from flows.validation.frames import dataset_frames
+from flows.validation.validate import rows_to_drop, validate
 from hymirec.datasets import Dataset
 from hymirec.datasets.canonical import in_order
 

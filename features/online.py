@@ -213,7 +213,7 @@ class FeatureReader:
 class FeatureWriter:
     """Writes rows of one published codebook over those there are.
 
-    Histories are written by whoever holds the right to (`features.event_log.EventLog.writing`).
+    Histories are written by whoever holds the right to (`EventLog.writing`).
     """
 
     def __init__(self, home: Home, codebook_id: str, *, unfinished: bool = False) -> None:

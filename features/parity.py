@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.event_log import EventLog, LoggedEvent
+from features.logs.event_log import EventLog, LoggedEvent
 from features.offline import read_histories, read_item_codes
 from features.online import FeatureReader
 from features.updates import CONSUMER, no_history, with_clicks

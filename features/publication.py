@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from features.definitions import define, history_view_name, item_view_name
-from features.event_log import CLICK, EventLog
+from features.logs.event_log import CLICK, EventLog
 from features.offline import (
     HISTORY,
     history_path,

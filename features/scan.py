@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from features.event_log import EventLog
+from features.logs.event_log import EventLog
 from features.offline import group_sizes, read_groups, read_user_ids
 from features.updates import HistoryUpdater
 from hymirec.history import History

@@ -13,7 +13,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from features.event_log import CLICK, Event, EventLog
+from features.logs.event_log import CLICK, Event, EventLog
 from features.offline import (
     COUNTED_AT,
     CREATED,

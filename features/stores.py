@@ -29,7 +29,7 @@ from features.lean_feast import (
     FeatureStore,
     RepoConfig,
 )
-from features.log_database import ENV_EVENT_LOG
+from features.logs.database import ENV_EVENT_LOG
 from hymirec.errors import HymirecError, UsageError, VersionError
 from hymirec.home import ENV_HOME, Home
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.event_log import EventLog
+from features.logs.event_log import EventLog
 from features.offline import EVENT_TIMESTAMP, NUM_EVENTS, read_histories, read_item_codes
 from features.updates import no_history, with_clicks
 from hymirec.errors import DataError

@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from features.event_log import CLICK, Event, EventLog
+from features.logs.event_log import CLICK, Event, EventLog
 from features.offline import read_histories
 from features.online import FeatureReader, FeatureWriter, list_codebooks
 from hymirec.errors import DataError, HymirecError

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 
 from features.definitions import Definitions, define
-from features.event_log import EventLog
 from features.lean_feast import (
     DataSourceNotFoundException,
     DataSourceObjectNotFoundException,
@@ -15,6 +14,7 @@ from features.lean_feast import (
     FeatureStore,
     FeatureViewNotFoundException,
 )
+from features.logs.event_log import EventLog
 from features.offline import item_path
 from features.online import list_codebooks
 from features.stores import changing_registry

@@ -12,16 +12,17 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows import encode, tasks, train
-from flows.admission import BadRows, admitted, read_verdict
-from flows.data import DataRef, read_ref
-from flows.locks import PUBLICATION, VALIDATION
-from flows.notify import HOOKS
-from flows.runs import FlowResult, FlowRun, flow_run
-from flows.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG
-from flows.steps import StepResult
+from flows import tasks
+from flows.runtime.locks import PUBLICATION, VALIDATION
+from flows.runtime.notify import HOOKS
+from flows.runtime.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG
+from flows.steps import encode, train
+from flows.steps.data import DataRef, read_ref
+from flows.steps.results import StepResult
 from flows.tasks import Tuning, chosen_recipe
-from flows.tracking import log_component, log_parameters
+from flows.tracking.record import log_component, log_parameters
+from flows.tracking.runs import FlowResult, FlowRun, flow_run
+from flows.validation.admission import BadRows, admitted, read_verdict
 from hymirec.errors import UsageError
 from hymirec.home import Home
 from hymirec.recipes import Recipe

@@ -20,23 +20,23 @@ import pandas as pd
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from prefect import flow
 
-from flows.admission import admit
-from flows.data import DataRef, ingest, read_ref
-from flows.encode import (
+from flows.steps.data import DataRef, ingest, read_ref
+from flows.steps.encode import (
     build_codebook,
     read_first_stage,
     read_items,
     train_encoder,
 )
-from flows.runs import flow_run, step
-from flows.steps import LIBRARY, StepResult, run_step, source_digest
-from flows.tracking import (
+from flows.steps.results import LIBRARY, StepResult, run_step, source_digest
+from flows.steps.train import USERS, read_recommender, read_training_histories, train_recommender
+from flows.tracking.record import (
     log_metrics,
     log_parameters,
     run_training_step,
     source_commit,
 )
-from flows.train import USERS, read_recommender, read_training_histories, train_recommender
+from flows.tracking.runs import flow_run, step
+from flows.validation.admission import admit
 from hymirec.errors import UsageError
 from hymirec.evaluation.report import RANK, Catalogue, evaluate
 from hymirec.evaluation.table import Row, table_of

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.statistics import logged_clicks
-from flows.served import ServedVersion
+from flows.registry.served import ServedVersion
 from hymirec.additions import Additions, publications, read
 from hymirec.datasets import Dataset, write
 from hymirec.datasets import read as read_data

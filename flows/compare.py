@@ -16,11 +16,11 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
-from flows.data import DataRef
-from flows.encode import read_items
-from flows.plots import learning_curves, recall_by_length
-from flows.tracking import metric_name
-from flows.train import USERS
+from flows.steps.data import DataRef
+from flows.steps.encode import read_items
+from flows.steps.train import USERS
+from flows.tracking.plots import learning_curves, recall_by_length
+from flows.tracking.record import metric_name
 from hymirec.errors import UsageError
 from hymirec.evaluation.report import LENGTH, LENGTH_EDGES, LISTED, RANK, TARGET
 from hymirec.evaluation.significance import Comparison, compare, holm

@@ -15,8 +15,8 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 from pydantic import SecretStr
 
-from flows.notify import BLOCK
-from flows.tracking import REPOSITORY
+from flows.runtime.notify import BLOCK
+from flows.tracking.record import REPOSITORY
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import ENV_HOME, Home
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from features.audit_log import Entry
-from features.experiments import StoredExperiment
-from flows import lifecycle
-from flows.aliases import Aliases
-from flows.inventory import describe, describe_all
+from features.logs.audit_log import Entry
+from features.logs.experiments import StoredExperiment
 from flows.monitoring.series import Series
 from flows.monitoring.settings import METRICS, read_config
-from flows.settings import CHAMPION, MODEL_NAME
+from flows.registry import lifecycle
+from flows.registry.aliases import Aliases
+from flows.registry.inventory import describe, describe_all
+from flows.runtime.settings import CHAMPION, MODEL_NAME
 from hymirec.abtest.definition import Experiment
 from hymirec.home import Home
 

@@ -1,6 +1,6 @@
 """Reading experiments out on schedule, and doing what follows.
 
-Statistics and rules are `hymirec.abtest`'s, beginning and end are `flows.lifecycle`'s.
+Statistics and rules are `hymirec.abtest`'s, beginning and end are `flows.registry.lifecycle`'s.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from mlflow.entities import Metric
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from features.experiments import ExperimentStore, StoredExperiment
-from features.readings import ReadingLog
-from features.readouts import ReadoutMaker
-from flows.lifecycle import conclude
-from flows.notify import HOOKS, notify
+from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.readings import ReadingLog
+from features.logs.readouts import ReadoutMaker
+from flows.registry.lifecycle import conclude
+from flows.runtime.notify import HOOKS, notify
 from hymirec.abtest.decisions import Decision, decide
 from hymirec.abtest.readout import Readout
 from hymirec.errors import HymirecError, UsageError

@@ -21,9 +21,9 @@ from flows.monitoring.report import write_report
 from flows.monitoring.series import RETRAIN_TAG, Series
 from flows.monitoring.settings import MonitorConfig, read_config
 from flows.monitoring.verdict import Crossing, crossings, trends
-from flows.notify import HOOKS, notify
-from flows.served import served_versions
-from flows.settings import CHAMPION
+from flows.registry.served import served_versions
+from flows.runtime.notify import HOOKS, notify
+from flows.runtime.settings import CHAMPION
 from hymirec.additions import publications, read
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage

@@ -12,14 +12,15 @@ from typing import Any
 
 from prefect import flow
 
-from flows import tasks, train
-from flows.admission import BadRows, read_verdict
-from flows.data import read_ref
-from flows.notify import HOOKS
-from flows.runs import flow_run
-from flows.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG
+from flows import tasks
+from flows.runtime.notify import HOOKS
+from flows.runtime.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG
+from flows.steps import train
+from flows.steps.data import read_ref
 from flows.tasks import Tuning, chosen_recipe
-from flows.tracking import log_parameters
+from flows.tracking.record import log_parameters
+from flows.tracking.runs import flow_run
+from flows.validation.admission import BadRows, read_verdict
 from hymirec.home import Home
 
 
@@ -28,12 +29,12 @@ class PipelineResult:
     """What a run came to.
 
     Attributes:
-        standing: of the version now, see `flows.promote.Standing`.
+        standing: of the version now, see `flows.registry.promote.Standing`.
         ran: steps that were done.
         skipped: steps whose inputs, settings and code had not changed.
         data_report: the report's page on the interactions; unlike its start page, it can be read
             offline.
-        warnings: of the validation, see `flows.admission.Verdict`.
+        warnings: of the validation, see `flows.validation.admission.Verdict`.
     """
 
     model_version: int

@@ -25,11 +25,11 @@ from prefect import flow
 
 from features.offline import history_path
 from features.scan import HistoryScan
-from flows.notify import HOOKS
-from flows.served import ServedVersion, served_versions
-from flows.settings import CHAMPION
-from flows.shards import each_shard
-from flows.steps import measured
+from flows.registry.served import ServedVersion, served_versions
+from flows.runtime.notify import HOOKS
+from flows.runtime.settings import CHAMPION
+from flows.runtime.shards import each_shard
+from flows.steps.results import measured
 from hymirec.additions import publications, read
 from hymirec.batch import LISTS_SCHEMA, SERVED_BY, recommend_many
 from hymirec.errors import UsageError

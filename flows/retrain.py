@@ -14,10 +14,10 @@ import mlflow
 from prefect import flow
 
 from flows.collect import collect
-from flows.notify import HOOKS, notify
 from flows.pipeline import pipeline
-from flows.served import ServedVersion, served_versions
-from flows.settings import CHAMPION
+from flows.registry.served import ServedVersion, served_versions
+from flows.runtime.notify import HOOKS, notify
+from flows.runtime.settings import CHAMPION
 from hymirec.errors import HymirecError
 from hymirec.home import Home
 
@@ -35,7 +35,7 @@ class Retrained:
         reason: why it was asked for.
         parent_version: the version whose data and recipe it took.
         model_version: the version that came of it; the parent's where nothing had changed.
-        standing: what became of it, see `flows.promote.Standing`.
+        standing: what became of it, see `flows.registry.promote.Standing`.
     """
 
     reason: str

@@ -18,17 +18,23 @@ import mlflow
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import RunTag
 
-from flows import encode, train
-from flows.admission import BadRows, admit, read_verdict, report_of
-from flows.card import CARD, model_card
-from flows.data import DataRef, ingest_step, read_ref
-from flows.locks import DATA, alone_in
-from flows.published import find_published
-from flows.register import find_version, package_digest, register_model
-from flows.runs import show_link, show_table, step
-from flows.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
-from flows.steps import StepResult, run_step
-from flows.tracking import component_run, log_component, log_metrics, log_parameters, log_step
+from flows.registry.card import CARD, model_card
+from flows.runtime.locks import DATA, alone_in
+from flows.runtime.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
+from flows.steps import encode, train
+from flows.steps.data import DataRef, ingest_step, read_ref
+from flows.steps.published import find_published
+from flows.steps.register import find_version, package_digest, register_model
+from flows.steps.results import StepResult, run_step
+from flows.tracking.record import (
+    component_run,
+    log_component,
+    log_metrics,
+    log_parameters,
+    log_step,
+)
+from flows.tracking.runs import show_link, show_table, step
+from flows.validation.admission import BadRows, admit, read_verdict, report_of
 from hymirec.evaluation.table import HEADLINE
 from hymirec.home import Home
 from hymirec.models.pretrained import PretrainedConfig
@@ -131,7 +137,7 @@ def publish_task(
         else:
             # Imported here since Feast takes seconds, for which a run that changes nothing need
             # not wait.
-            from flows.publish import publish_features
+            from flows.steps.publish import publish_features
 
             done = publish_features(home, data, codebook)
         log_step(own, done)
@@ -143,7 +149,7 @@ def publish_served_task(
     home: Home, data: DataRef, run_id: str, *, again: bool = False
 ) -> list[StepResult]:
     """Publish data under the codebook of every version that is served, unless it is."""
-    from flows.publish import publish_served
+    from flows.steps.publish import publish_served
 
     with component_run(run_id, "publish-features") as own:
         done = publish_served(home, data, again=again)
@@ -240,7 +246,7 @@ def promote_task(home: Home, version: int, evaluation: StepResult, run_id: str) 
 
     def work(output: Path, checkpoints: Path) -> None:
         # Imported here as it imports Feast, see `publish_task`.
-        from flows.promote import place_new
+        from flows.registry.promote import place_new
 
         standing = place_new(home, found, results["metrics"], results["popularity"])
         (output / "standing.json").write_text(json.dumps(standing))

@@ -154,7 +154,8 @@ def fit(
     """
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `flows.settings`: others may use the cores
+    # As `flows.runtime.settings`: others may use the cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from hymirec import fit as train_all
     from hymirec import get_recipe, load
     from hymirec.processes import is_main
@@ -211,12 +212,12 @@ def benchmark(
     place = configured(home).create()
     if data is None:
         data, recipe, seeds = _built_in_world(place), "demo", 1
-    from flows.temporary_server import start_temporary_server
+    from flows.runtime.temporary_server import start_temporary_server
 
     start_temporary_server()
     from flows.benchmark import benchmark as flow
     from flows.benchmark import contenders
-    from flows.runs import launch
+    from flows.tracking.runs import launch
     from hymirec.recipes import get_recipe
     from hymirec.splits import SplitConfig
 
@@ -268,7 +269,7 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
     world = _built_in_world(place)
     result = _run_pipeline(home, world, "demo")
 
-    from flows.settings import CHAMPION, MODEL_NAME
+    from flows.runtime.settings import CHAMPION, MODEL_NAME
     from serving.client import ask
     from serving.registry import Registry
     from serving.server import ModelServer
@@ -368,7 +369,7 @@ def _run_pipeline(
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
     place = configured(home)
-    from flows.temporary_server import start_temporary_server
+    from flows.runtime.temporary_server import start_temporary_server
     from hymirec.recipes import get_recipe
 
     get_recipe(recipe)
@@ -376,7 +377,7 @@ def _run_pipeline(
     place.create()
     start_temporary_server()
     from flows.pipeline import pipeline as flow
-    from flows.runs import launch
+    from flows.tracking.runs import launch
 
     return interruptible(
         lambda: launch(

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from features.lag import LagLimit
+from features.logs.lag import LagLimit
 from hymirec.abtest.interleaving import team_draft
 from hymirec.query import Query
 from hymirec.schema import QUERY, USER_ID

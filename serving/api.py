@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from features.events import EventIn, Id
+from features.logs.events import EventIn, Id
 from hymirec.query import Query
 
 EVENTS_PER_REQUEST = 10_000

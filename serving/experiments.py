@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from features.experiments import ExperimentStore, StoredExperiment
-from features.exposure_journal import ExposureJournal
-from features.exposures import Exposure, ShadowAnswer
+from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.exposure_journal import ExposureJournal
+from features.logs.exposures import Exposure, ShadowAnswer
 from hymirec.abtest.assignment import Assignment, Split, assign
 from hymirec.abtest.definition import Variant
 from hymirec.abtest.shadow import overlap

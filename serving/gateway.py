@@ -22,8 +22,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from features.audit_log import AuditLog, alias_subject
-from features.lag import LagLimit
+from features.logs.audit_log import AuditLog, alias_subject
+from features.logs.lag import LagLimit
 from features.updates import EventConsumer
 from hymirec.errors import HymirecError
 from hymirec.home import Home

@@ -10,7 +10,7 @@ import threading
 
 from prometheus_client import CollectorRegistry, Counter
 
-from features.event_log import EventLog
+from features.logs.event_log import EventLog
 from features.online import list_codebooks
 from features.parity import ParityCheck
 from hymirec.errors import HymirecError, UsageError

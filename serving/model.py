@@ -24,8 +24,8 @@ from mlflow.pyfunc import PythonModel
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import to_json
 
-from features.leases import Lease
 from features.limits import read_seconds
+from features.logs.leases import Lease
 from features.online import FeatureReader, UserRow
 from hymirec.additions import publications, read
 from hymirec.errors import DataError, HymirecError

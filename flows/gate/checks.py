@@ -19,7 +19,7 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 from numpy.typing import NDArray
 
 from flows.gate.config import Comparison, GateConfig, Limit
-from flows.tracking import metric_name
+from flows.tracking.record import metric_name
 from hymirec.evaluation.significance import compare
 from hymirec.evaluation.table import per_user
 

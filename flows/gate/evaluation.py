@@ -22,10 +22,10 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
-from flows.register import PACKAGE_TAG
-from flows.served import fetch_model
-from flows.settings import CODEBOOK_TAG
-from flows.steps import step_digest
+from flows.registry.served import fetch_model
+from flows.runtime.settings import CODEBOOK_TAG
+from flows.steps.register import PACKAGE_TAG
+from flows.steps.results import step_digest
 from hymirec.additions import publications
 from hymirec.datasets import read as read_data
 from hymirec.datasets.base import Dataset

@@ -10,13 +10,13 @@ import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
 from features.online import FeatureReader
-from flows.aliases import Aliases
 from flows.gate import checks
 from flows.gate.checks import Check
 from flows.gate.config import GateConfig, read_config
 from flows.gate.evaluation import Evaluated, Questions, evaluate_versions, list_metrics
 from flows.gate.report import GateReport, StartTrial, Tried, served_numbers, side
-from flows.settings import CODEBOOK_TAG
+from flows.registry.aliases import Aliases
+from flows.runtime.settings import CODEBOOK_TAG
 from hymirec.errors import HymirecError
 from hymirec.home import Home
 from hymirec.schema import ITEM_ID

@@ -17,8 +17,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from flows.gate.checks import Check, Verdict, overall, summary
-from flows.plots import differences_from_nothing, recall_by_length
-from flows.tracking import log_metrics
+from flows.tracking.plots import differences_from_nothing, recall_by_length
+from flows.tracking.record import log_metrics
 from hymirec.evaluation.report import LENGTH, RANK
 
 FOLDER = "gate"

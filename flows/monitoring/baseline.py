@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from features.offline import read_histories
 from flows.monitoring.settings import MonitorConfig
-from flows.register import PACKAGE_TAG
-from flows.served import ServedVersion
-from flows.steps import run_step
-from flows.tracking import metric_name
+from flows.registry.served import ServedVersion
+from flows.steps.register import PACKAGE_TAG
+from flows.steps.results import run_step
+from flows.tracking.record import metric_name
 from hymirec.batch import Lists, recommend_many
 from hymirec.datasets import read
 from hymirec.drift import popularity_bands

@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from features.event_log import CLICK, Event, EventLog
+from features.logs.event_log import CLICK, Event, EventLog
 from features.offline import EVENT_TIMESTAMP
 from features.online import FeatureReader
 from features.training_sets import TrainingSet, training_set
 from features.updates import CONSUMER
-from flows.coding import cosine_error
+from flows.catalogue.coding import cosine_error
 from flows.monitoring.baseline import (
     LIST_LENGTH,
     Baseline,

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 from flows.monitoring.series import Point
 from flows.monitoring.settings import METRICS, MonitorConfig
 from flows.monitoring.verdict import Crossing
-from flows.plots import time_series
+from flows.tracking.plots import time_series
 
 
 def write_report(

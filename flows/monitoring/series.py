@@ -12,7 +12,7 @@ import mlflow
 from mlflow.entities import Metric
 
 from flows.monitoring.settings import METRICS, MonitorConfig
-from flows.served import ServedVersion
+from flows.registry.served import ServedVersion
 from hymirec.home import Home
 
 EXPERIMENT = "hymirec-monitoring"

@@ -30,11 +30,11 @@ def recommend_all(
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is not a folder")
     place = configured(home)
-    from flows.temporary_server import start_temporary_server
+    from flows.runtime.temporary_server import start_temporary_server
 
     start_temporary_server()
     from flows.recommend_all import recommend_all_flow
-    from flows.runs import launch
+    from flows.tracking.runs import launch
 
     done = interruptible(
         lambda: launch(

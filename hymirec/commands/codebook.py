@@ -22,7 +22,7 @@ def update(
 ) -> None:
     """Refit the codebook on all items and register the model with it; the champion stays."""
     place = configured(home)
-    from flows.recode import update_codebook
+    from flows.catalogue.recode import update_codebook
 
     done = update_codebook(place, model)
     out.print(

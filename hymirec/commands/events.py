@@ -26,8 +26,8 @@ def ingest(
 ) -> None:
     """Append events to the log and bring clicks into histories; doing it again adds nothing."""
     place = configured(home).create()
-    from features.event_log import EventLog
-    from features.events import ingest as take_in
+    from features.logs.event_log import EventLog
+    from features.logs.events import ingest as take_in
     from features.updates import EventConsumer
 
     log = EventLog(place)

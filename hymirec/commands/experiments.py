@@ -20,7 +20,7 @@ from hymirec.errors import HymirecError, UsageError
 from hymirec.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
-    from features.experiments import ExperimentStore, StoredExperiment
+    from features.logs.experiments import ExperimentStore, StoredExperiment
     from hymirec.abtest.definition import Experiment
     from hymirec.home import Home
 
@@ -87,8 +87,8 @@ def create(
             "--name",
         )  # fmt: skip
     place = configured(home).create()
-    from features.experiments import ExperimentStore
-    from flows.lifecycle import resolve_versions
+    from features.logs.experiments import ExperimentStore
+    from flows.registry.lifecycle import resolve_versions
 
     versions = resolve_versions(place, experiment)
     stored = ExperimentStore(place).create(experiment)
@@ -122,7 +122,7 @@ def start(
     if store.get(name).state == "paused":
         stored = store.resume(name, reason=reason)
     else:
-        from flows.lifecycle import start as begin
+        from flows.registry.lifecycle import start as begin
 
         stored = begin(place, name, reason=reason)
     _say(stored, as_json)
@@ -196,7 +196,7 @@ def conclude(
 ) -> None:
     """End an experiment with a winner, whose version becomes champion."""
     place, _ = _store(home)
-    from flows.lifecycle import conclude as end
+    from flows.registry.lifecycle import conclude as end
 
     _say(end(place, name, winner, reason=reason, promote=not keep_champion), as_json)
 
@@ -250,7 +250,7 @@ def status(
 ) -> None:
     """Show where an experiment stands, what was last read of it, and what was done."""
     place, store = _store(home)
-    from features.readings import ReadingLog
+    from features.logs.readings import ReadingLog
 
     stored = store.get(name)
     readings = ReadingLog(place).of_experiment(name, limit=1)
@@ -314,14 +314,14 @@ def _store(home: Path) -> tuple[Home, ExperimentStore]:
     place = configured(home)
     if not place.root.exists():
         raise UsageError(f"{place.root} does not exist: run `hymirec pipeline` first")
-    from features.experiments import ExperimentStore
+    from features.logs.experiments import ExperimentStore
 
     return place, ExperimentStore(place)
 
 
 def _plan(place: Home, experiment: Experiment) -> dict[str, Any]:
     """What the experiment needs, and a warning where its ramp does not give that."""
-    from features.readouts import ReadoutMaker
+    from features.logs.readouts import ReadoutMaker
 
     planned = ReadoutMaker(place).plan(experiment)
     if isinstance(planned, str):

@@ -31,7 +31,7 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     place = configured(home)
     from features.inspection import describe_codebook
     from features.online import list_codebooks
-    from flows.versions import registered_versions
+    from flows.registry.versions import registered_versions
 
     versions = registered_versions(place)
     rows = []
@@ -115,7 +115,7 @@ def diff(
     Clicks that wait in the log for their consumer are counted, but are no difference.
     """
     place = configured(home)
-    from features.event_log import EventLog
+    from features.logs.event_log import EventLog
     from features.offline import read_user_ids
     from features.parity import ParityCheck
 
@@ -151,10 +151,10 @@ def drop(
 ) -> None:
     """Drop a codebook's features, unless a running server or a version with an alias needs them."""
     place = configured(home)
-    from features.leases import refuse_if_served
+    from features.logs.leases import refuse_if_served
     from features.withdrawal import withdraw
-    from flows.locks import alone_in
-    from flows.versions import refuse_if_needed
+    from flows.registry.versions import refuse_if_needed
+    from flows.runtime.locks import alone_in
 
     if not place.feast.exists():
         raise UsageError(f"no codebook is published in {place.root}")

@@ -50,13 +50,13 @@ def run(
     given = _given(context.args)
     place = configured(home)
     from flows.names import load_flow, place_of
-    from flows.temporary_server import start_temporary_server
+    from flows.runtime.temporary_server import start_temporary_server
 
     place_of(name)  # a wrong name is said at once
     place.create()
     start_temporary_server()
     flow = load_flow(name)
-    from flows.runs import launch
+    from flows.tracking.runs import launch
 
     parameters = _parameters(name, flow.fn, given)
     result = interruptible(lambda: launch(flow, home=place.root, **parameters))

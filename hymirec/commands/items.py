@@ -32,10 +32,10 @@ def publish(
     from hymirec.datasets.items import load_items
 
     table = load_items(file)  # before all else: what is wrong here is said at once
-    from flows.coding import coding_process
+    from flows.catalogue.coding import coding_process
 
     with coding_process() as code:
-        from flows.items import publish_items
+        from flows.catalogue.items import publish_items
 
         done = publish_items(place, table, alias=model, alarm=drift, code=code)
     for one in done:

@@ -18,8 +18,8 @@ from hymirec.errors import UsageError
 from hymirec.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
-    from features.audit_log import Entry
-    from flows.promote import Promotion
+    from features.logs.audit_log import Entry
+    from flows.registry.promote import Promotion
 
 app = typer.Typer(no_args_is_help=True, help="Registered versions: which answers, and since when.")
 
@@ -30,8 +30,8 @@ VersionArgument = Annotated[str, typer.Argument(help="A version's number, or an 
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the versions, their aliases, and whether they could answer."""
     place = configured(home)
-    from flows.aliases import Aliases
-    from flows.inventory import describe_all
+    from flows.registry.aliases import Aliases
+    from flows.registry.inventory import describe_all
 
     aliases = Aliases(place)
     aliases.notice()
@@ -57,8 +57,8 @@ def show(
 ) -> None:
     """Show a version: its card, what it belongs to, what was decided about it."""
     place = configured(home)
-    from flows.aliases import Aliases
-    from flows.inventory import describe
+    from flows.registry.aliases import Aliases
+    from flows.registry.inventory import describe
 
     aliases = Aliases(place)
     aliases.notice()
@@ -90,7 +90,7 @@ def history(
 ) -> None:
     """Show every promotion, refusal and rollback, the newest first."""
     place = configured(home)
-    from flows.aliases import Aliases
+    from flows.registry.aliases import Aliases
 
     aliases = Aliases(place)
     aliases.notice()
@@ -112,8 +112,8 @@ def diff(
 ) -> None:
     """Show what two versions differ in, and by how much."""
     place = configured(home)
-    from flows.aliases import Aliases
-    from flows.inventory import differences
+    from flows.registry.aliases import Aliases
+    from flows.registry.inventory import differences
 
     aliases = Aliases(place)
     versions = [aliases.find(name) for name in (first, second)]
@@ -152,7 +152,7 @@ def champion(
     """Say which version was champion at a time, since when, and by whom."""
     moment = _moment(at)
     place = configured(home)
-    from flows.aliases import Aliases
+    from flows.registry.aliases import Aliases
 
     aliases = Aliases(place)
     aliases.notice()
@@ -187,8 +187,8 @@ def verify(
     A home's features have to be published: the example is answered from them.
     """
     place = configured(home)
-    from flows.aliases import Aliases
-    from flows.verification import verify as look
+    from flows.registry.aliases import Aliases
+    from flows.registry.verification import verify as look
 
     aliases = Aliases(place)
     found = aliases.find(version)
@@ -227,8 +227,8 @@ def promote(
     if reason and not force:
         raise UsageError("--reason goes with --force; the gate has its own")
     place = configured(home)
-    from flows import promote as promoting
-    from flows.settings import MODEL_NAME
+    from flows.registry import promote as promoting
+    from flows.runtime.settings import MODEL_NAME
     from serving.trial import Trial
 
     if force:
@@ -255,7 +255,7 @@ def rollback(
 ) -> None:
     """Go back to the version that passed and was champion before, with its codebook's features."""
     place = configured(home)
-    from flows.aliases import Aliases
+    from flows.registry.aliases import Aliases
 
     entry = Aliases(place).rollback(reason or "rolled back")
     out.print(

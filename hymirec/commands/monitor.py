@@ -28,11 +28,11 @@ def monitor(
 ) -> None:
     """Measure drift, freshness and hits of the served version, and keep them as a time series."""
     place = configured(home)
-    from flows.temporary_server import start_temporary_server
+    from flows.runtime.temporary_server import start_temporary_server
 
     start_temporary_server()
     from flows.monitor import RETRAIN, monitor_flow
-    from flows.runs import launch
+    from flows.tracking.runs import launch
 
     found = interruptible(
         lambda: launch(

@@ -31,7 +31,7 @@ def configured(home: Path) -> Home:
     Where `hymirec up` has started Prefect's server, flows report there. A home of an earlier
     release is brought up to date; see `hymirec.upgrades` for what it raises.
     """
-    from flows.settings import configure_tools
+    from flows.runtime.settings import configure_tools
     from hymirec import supervision
 
     place = Home.at(home)

@@ -185,8 +185,8 @@ def _worker(home: Home, told: Told) -> Service:
 
 
 def _gateway(home: Home, told: Told) -> Service | None:
-    from flows.aliases import Aliases
-    from flows.settings import CHAMPION
+    from flows.registry.aliases import Aliases
+    from flows.runtime.settings import CHAMPION
     from serving.server import refuse_port_in_use
 
     try:

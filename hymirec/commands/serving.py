@@ -38,7 +38,7 @@ def serve(
     """Answer requests with the champion, also when it changes, and take events in."""
     place = configured(home)
     from flows.desk import Desk
-    from flows.settings import CHAMPION, MODEL_NAME
+    from flows.runtime.settings import CHAMPION, MODEL_NAME
     from serving.running import run_gateway
     from serving.server import free_port, refuse_port_in_use
     from serving.settings import GatewaySettings

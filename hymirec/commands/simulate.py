@@ -66,10 +66,10 @@ def _run(
     place: Home, name: ScenarioName, mode: Literal["ab", "interleaving"], seed: int, again: int,
     restart: float | None,
 ) -> dict[str, Any]:  # fmt: skip
-    from features.experiments import ExperimentStore
+    from features.logs.experiments import ExperimentStore
     from flows.experiments import read_out_experiment
-    from flows.lifecycle import start
-    from flows.settings import CHAMPION, MODEL_NAME
+    from flows.registry.lifecycle import start
+    from flows.runtime.settings import CHAMPION, MODEL_NAME
     from hymirec.simulation.crowd import Crowd
     from hymirec.simulation.scenarios import NAME, SCENARIOS
     from serving.simulation.report import false_alarms, report

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from features.audit_log import Entry
-from features.experiments import StoredExperiment
+from features.logs.audit_log import Entry
+from features.logs.experiments import StoredExperiment
 from hymirec.abtest.definition import Experiment
 
 

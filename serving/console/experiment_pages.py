@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 import hymirec.abtest.definition as definition
-from features.experiments import ExperimentStore, StoredExperiment
+from features.logs.experiments import ExperimentStore, StoredExperiment
 from hymirec.abtest.definition import parse, to_yaml
 from hymirec.abtest.metrics import METRICS
 from hymirec.errors import HymirecError, UsageError

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from features.experiments import ExperimentStore, StoredExperiment
-from features.readings import Reading, ReadingLog
-from features.readouts import ReadoutMaker
+from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.readings import Reading, ReadingLog
+from features.logs.readouts import ReadoutMaker
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.metrics import METRICS
 from hymirec.home import Home

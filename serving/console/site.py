@@ -13,10 +13,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from features.audit_log import current_actor
-from features.experiments import ExperimentStore
-from features.exposures import ExposureLog
-from features.readings import ReadingLog
+from features.logs.audit_log import current_actor
+from features.logs.experiments import ExperimentStore
+from features.logs.exposures import ExposureLog
+from features.logs.readings import ReadingLog
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 from serving.console.desk import Desk

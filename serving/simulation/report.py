@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.event_log import EventLog
-from features.experiments import StoredExperiment
-from features.exposures import ExposureLog
-from features.outcomes import events_of, outcomes
+from features.logs.event_log import EventLog
+from features.logs.experiments import StoredExperiment
+from features.logs.exposures import ExposureLog
+from features.logs.outcomes import events_of, outcomes
 from hymirec.abtest.analysis import estimate
 from hymirec.abtest.assignment import place
 from hymirec.abtest.metrics import METRICS

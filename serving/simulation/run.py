@@ -21,7 +21,7 @@ import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from features.experiments import ExperimentStore, StoredExperiment
+from features.logs.experiments import ExperimentStore, StoredExperiment
 from hymirec.abtest.assignment import place
 from hymirec.abtest.definition import Mode
 from hymirec.errors import HymirecError

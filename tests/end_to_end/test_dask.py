@@ -18,8 +18,10 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from features.offline import history_path, read_histories
-from flows import ranking, recommend_all, shards
-from flows.served import served_versions
+from flows import recommend_all
+from flows.registry.served import served_versions
+from flows.runtime import shards
+from flows.steps import ranking
 from hymirec.catalogue import encode_catalogue
 from hymirec.encoder import ContentEncoder, EncoderConfig
 from hymirec.home import Home

@@ -10,15 +10,15 @@ import pytest
 # All in one process: importing and starting Prefect is most of what a flow takes here.
 EVERY_FLOW = """
 import json, sys
-from flows.settings import configure_tools
+from flows.runtime.settings import configure_tools
 from hymirec.errors import UsageError
 from hymirec.home import Home
 home, world = Home.at(sys.argv[1]), sys.argv[2]
 configure_tools(home)
-from flows.temporary_server import start_temporary_server
+from flows.runtime.temporary_server import start_temporary_server
 start_temporary_server()
 from flows.names import FLOWS, load_flow
-from flows.runs import launch
+from flows.tracking.runs import launch
 for name in sys.argv[3].split():
     given = {"data": world} if name == "validate" else {"recipe": sys.argv[4]}
     if name == "missing":

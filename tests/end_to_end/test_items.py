@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.online import FeatureReader
-from flows import recode
-from flows.items import publish_items
+from flows.catalogue import recode
+from flows.catalogue.items import publish_items
 from hymirec.additions import publications, read
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage

@@ -11,14 +11,14 @@ import mlflow
 import pytest
 import torch
 
-from features.audit_log import FORCED, NOTICED, PROMOTION, REFUSAL, ROLLBACK
+from features.logs.audit_log import FORCED, NOTICED, PROMOTION, REFUSAL, ROLLBACK
 from features.online import FeatureReader
-from flows import promote
-from flows.aliases import Aliases
-from flows.register import register_package
-from flows.served import fetch_model
-from flows.tracking import tracked_run
-from flows.verification import verify
+from flows.registry import promote
+from flows.registry.aliases import Aliases
+from flows.registry.served import fetch_model
+from flows.registry.verification import verify
+from flows.steps.register import register_package
+from flows.tracking.record import tracked_run
 from hymirec.errors import UsageError, VersionError
 from hymirec.home import ENV_HOME
 from hymirec.package import RecommenderPackage

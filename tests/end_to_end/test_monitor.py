@@ -8,11 +8,11 @@ import mlflow
 import numpy as np
 import pytest
 
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.scan import HistoryScan
 from features.updates import EventConsumer
 from flows.monitor import monitor
-from flows.served import served_versions
+from flows.registry.served import served_versions
 from hymirec.home import Home
 from hymirec.package import POPULARITY, RecommenderPackage
 

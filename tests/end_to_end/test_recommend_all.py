@@ -6,13 +6,13 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.offline import history_path
 from features.online import FeatureReader
 from features.updates import EventConsumer
 from flows import recommend_all as module
 from flows.recommend_all import recommend_all
-from flows.served import served_versions
+from flows.registry.served import served_versions
 from hymirec.batch import LISTS_SCHEMA
 from hymirec.errors import HymirecError
 from hymirec.home import Home

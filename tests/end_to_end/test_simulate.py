@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from features.experiments import ExperimentStore
-from features.exposures import ExposureLog
-from flows.lifecycle import start
-from flows.settings import configure_tools
+from features.logs.experiments import ExperimentStore
+from features.logs.exposures import ExposureLog
+from flows.registry.lifecycle import start
+from flows.runtime.settings import configure_tools
 from hymirec.home import Home
 from hymirec.simulation.crowd import Crowd
 from hymirec.simulation.scenarios import NAME, SCENARIOS

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from features.addresses import hide_password, postgresql_url, redis_connection
-from features.events import ingest
+from features.logs.events import ingest
 from hymirec.errors import HymirecError, UsageError
 
 EVENT = {

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from features import online, publication
-from features.event_log import EventLog
+from features.logs.event_log import EventLog
 from features.updates import EventConsumer
 from hymirec.home import Home
 from serving.server import free_port

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from features import online, publication
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.parity import Mismatch, ParityCheck, difference
 from features.training_sets import training_set
 from features.updates import CONSUMER, EventConsumer

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from features import online, publication, stores
-from features.audit_log import AuditLog
-from features.event_log import Event, EventLog
+from features.logs.audit_log import AuditLog
+from features.logs.event_log import Event, EventLog
 from features.updates import EventConsumer
 from hymirec.errors import HymirecError
 from hymirec.home import Home

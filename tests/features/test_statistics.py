@@ -9,9 +9,9 @@ from feast import FeatureService
 
 from features import offline, online, publication, stores
 from features.definitions import define
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.statistics import ItemStatistics, count_items, logged_clicks
-from flows.publish import publish_statistics
+from flows.steps.publish import publish_statistics
 from hymirec.errors import DataError, VersionError
 from hymirec.home import Home
 

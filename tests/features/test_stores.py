@@ -11,7 +11,7 @@ import pytest
 
 from features import online, publication, stores
 from features.addresses import hide_password, postgresql_url, redis_connection
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.updates import EventConsumer
 from hymirec.errors import HymirecError, UsageError, VersionError
 from hymirec.home import Home

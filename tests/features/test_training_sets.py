@@ -9,7 +9,7 @@ import pytest
 
 from features import offline, publication, stores, updates
 from features.definitions import define
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.offline import CREATED, EVENT_TIMESTAMP, HISTORY, HISTORY_SCHEMA, NUM_EVENTS
 from features.training_sets import training_set
 from hymirec.errors import DataError, VersionError

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from features import offline, online, publication, updates
-from features.event_log import Event
+from features.logs.event_log import Event
 from features.updates import EventConsumer, with_clicks
 from hymirec.history import History
 from hymirec.home import Home

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from flows.benchmark import _inputs, _text_models, contenders
-from flows.data import DataRef
-from flows.steps import measured
+from flows.steps.data import DataRef
+from flows.steps.results import measured
 from hymirec.errors import UsageError
 from hymirec.recipes import ABLATIONS, BASELINES, get_baseline, get_recipe
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from features.event_log import Event
+from features.logs.event_log import Event
 from flows.collect import with_additions, with_clicks
 from hymirec.additions import Additions
 from hymirec.datasets import load

@@ -11,7 +11,7 @@ from prefect import Flow
 
 from flows.deployments import FILE, RUNS_AT_ONCE
 from flows.names import FLOWS
-from flows.notify import notify_failure
+from flows.runtime.notify import notify_failure
 
 SNAPSHOT = Path(__file__).with_name("deployments.json")
 KEPT = ("entrypoint", "parameters", "schedules", "concurrency_limit", "work_pool")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from features import online
-from features.audit_log import PROMOTION, AuditLog
-from features.event_log import Event, EventLog
-from features.experiments import ExperimentStore
-from features.exposures import Exposure, ExposureLog
-from features.readings import ReadingLog
+from features.logs.audit_log import PROMOTION, AuditLog
+from features.logs.event_log import Event, EventLog
+from features.logs.experiments import ExperimentStore
+from features.logs.exposures import Exposure, ExposureLog
+from features.logs.readings import ReadingLog
 from flows import experiments as module
-from flows.aliases import Aliases
 from flows.experiments import read_out_experiment
-from flows.lifecycle import conclude, resolve_versions, start
+from flows.registry.aliases import Aliases
+from flows.registry.lifecycle import conclude, resolve_versions, start
 from hymirec.abtest.definition import Experiment
 from hymirec.errors import UsageError
 from hymirec.home import Home

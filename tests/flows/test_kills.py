@@ -8,17 +8,16 @@ import sys
 
 import pytest
 
-from flows.admission import admit, admitted
-from flows.data import ingest_step, read_ref
+from flows.steps.data import ingest_step, read_ref
+from flows.validation.admission import admit, admitted
 from hymirec.datasets.synthetic import WorldConfig, generate, write_world
 from hymirec.home import Home
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from flows import steps
-from flows.admission import admit
-from flows.data import ingest_step, read_ref
+from flows.validation.admission import admit
+from flows.steps.data import ingest_step, read_ref
 from hymirec.home import Home
 home, world, step = Home.at(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 rename = Path.rename

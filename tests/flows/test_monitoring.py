@@ -9,12 +9,12 @@ import pytest
 import yaml
 from prefect.blocks.webhook import Webhook
 
-from flows import notify as notifying
 from flows.monitoring.report import write_report
 from flows.monitoring.series import Point
 from flows.monitoring.settings import FILE, METRICS, read_config
 from flows.monitoring.verdict import TRENDS, crossings, trends
-from flows.notify import notify, notify_failure
+from flows.runtime import notify as notifying
+from flows.runtime.notify import notify, notify_failure
 from hymirec.errors import UsageError
 from hymirec.home import Home
 

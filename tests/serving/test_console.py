@@ -9,11 +9,11 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from features.event_log import Event, EventLog
-from features.experiments import ExperimentStore
-from features.exposures import Exposure, ExposureLog
-from features.readings import ReadingLog
-from features.readouts import ReadoutMaker
+from features.logs.event_log import Event, EventLog
+from features.logs.experiments import ExperimentStore
+from features.logs.exposures import Exposure, ExposureLog
+from features.logs.readings import ReadingLog
+from features.logs.readouts import ReadoutMaker
 from hymirec.abtest.decisions import decide
 from hymirec.abtest.definition import parse
 from hymirec.errors import HymirecError, UsageError

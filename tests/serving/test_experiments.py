@@ -5,8 +5,8 @@ import time
 import pytest
 from fastapi.testclient import TestClient
 
-from features.experiments import ExperimentStore
-from features.exposures import ExposureLog
+from features.logs.experiments import ExperimentStore
+from features.logs.exposures import ExposureLog
 from hymirec.abtest.definition import Experiment
 from serving.experiments import ExperimentRollout
 from serving.gateway import create_app

@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 from mlflow.webhooks.delivery import _generate_hmac_signature
 
-from features.audit_log import NOTICED, PROMOTION, AuditLog
-from features.event_log import EventLog
+from features.logs.audit_log import NOTICED, PROMOTION, AuditLog
+from features.logs.event_log import EventLog
 from serving.gateway import MAX_BODY, create_app, without_paths
 from serving.hooks import ENV_SECRET
 from serving.metrics import STAGES

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from features import publication
-from features.event_log import EventLog
+from features.logs.event_log import EventLog
 from features.online import FeatureReader, FeatureWriter
 from hymirec.errors import UsageError
 from hymirec.home import Home

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 import serving.simulation.run as module
-from features.experiments import ExperimentStore
-from features.exposures import ExposureLog
-from features.readouts import ReadoutMaker
+from features.logs.experiments import ExperimentStore
+from features.logs.exposures import ExposureLog
+from features.logs.readouts import ReadoutMaker
 from hymirec.abtest.decisions import decide
 from hymirec.simulation.crowd import Crowd
 from hymirec.simulation.recommender import SimulatedRecommender

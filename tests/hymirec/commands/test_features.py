@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from features import offline, online, publication, stores, withdrawal
-from features.event_log import Event, EventLog
+from features.logs.event_log import Event, EventLog
 from features.updates import EventConsumer
-from flows.publish import publish_statistics
+from flows.steps.publish import publish_statistics
 from hymirec.cli import app
 from hymirec.errors import UsageError, VersionError
 from hymirec.history import History

@@ -1,0 +1,263 @@
+"""The event log: every event that was acknowledged, durable, once, in the order it came.
+
+Everything after the log can be done again from it: rows in the feature store are made of published
+histories and of the clicks here (`features.updates`). One table, in a SQLite file of the home by
+default, in PostgreSQL by URL.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, cast
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    String,
+    Table,
+    Text,
+    func,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from features.logs.database import LogDatabase
+from hymirec.home import Home
+
+Kind = Literal["click", "impression", "conversion"]
+CLICK: Kind = "click"
+"""The kind of which histories are made."""
+
+_METADATA = MetaData()
+_EVENTS = Table(
+    "events",
+    _METADATA,
+    Column(
+        "position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True,
+        autoincrement=True,
+    ),
+    Column("event_id", String, nullable=False, unique=True),
+    Column("user_id", String, nullable=False),
+    Column("item_id", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("value", Float),
+    Column("context", Text, nullable=False),
+    Column("received_at", Float, nullable=False),
+    Index("events_of_user", "user_id", "time"),
+    Index("events_of_item", "item_id"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+_OFFSETS = Table(
+    "offsets",
+    _METADATA,
+    Column("consumer", String, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+_IDS_PER_QUERY = 500
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a user did with an item, or was shown.
+
+    Attributes:
+        event_id: the sender's; a second event of the same id is the same event.
+        user_id: any text.
+        item_id: any text, also of an item that is not known yet.
+        kind: clicks become history; the others are kept for measuring.
+        time: seconds since 1970 UTC.
+        value: what it was worth, such as seconds watched.
+        context: more that the sender wants to find again, as JSON values.
+    """
+
+    event_id: str
+    user_id: str
+    item_id: str
+    kind: Kind
+    time: int
+    value: float | None = None
+    context: dict[str, Any] = field(default_factory=dict)
+
+
+class LoggedEvent(NamedTuple):
+    """An event, where it stands in the log, and when it came (seconds since 1970 UTC)."""
+
+    position: int
+    event: Event
+    received_at: float
+
+
+class EventLog:
+    """The log of one home; may be shared by threads and by processes."""
+
+    def __init__(self, home: Home, url: str | None = None) -> None:
+        """Open the log, making it where there is none.
+
+        Args:
+            home: whose log it is.
+            url: its address; by default what `HYMIREC_EVENT_LOG` says, or a file of the home.
+
+        Raises:
+            UsageError: the address is of no database that can hold it.
+            HymirecError: the database cannot be used.
+        """
+        self.home = home
+        self._database = LogDatabase(home, "event log", url)
+        self._engine = self._database.engine
+        self._database.make(_METADATA)
+
+    def append(self, events: Sequence[Event]) -> int:
+        """Add events, all or none; when this returns they are on disk.
+
+        Returns:
+            How many were new: an event whose id is there already is passed over.
+
+        Raises:
+            HymirecError: the log cannot be written; nothing of the call is in it.
+        """
+        if not events:
+            return 0
+        received = time.time()
+        rows = [_to_row(one, received) for one in events]
+        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
+        statement = insert(_EVENTS).on_conflict_do_nothing(index_elements=["event_id"])
+        with self._database.naming_it(), self._engine.begin() as connection:
+            self._database.in_order(connection)
+            return len(connection.execute(statement.returning(_EVENTS.c.position), rows).all())
+
+    def after(self, position: int, limit: int = 1000) -> list[LoggedEvent]:
+        """Read events that came after a position, in order, at most `limit`."""
+        query = select(_EVENTS).where(_EVENTS.c.position > position)
+        return self._read(query.order_by(_EVENTS.c.position).limit(limit))
+
+    def clicks_of(self, user_ids: Sequence[str]) -> dict[str, list[Event]]:
+        """All clicks of users, in order of time and, within a second, of arrival."""
+        found = self.logged_clicks_of(user_ids)
+        return {user_id: [one.event for one in clicks] for user_id, clicks in found.items()}
+
+    def logged_clicks_of(self, user_ids: Sequence[str]) -> dict[str, list[LoggedEvent]]:
+        """The same with their positions in the log."""
+        found: dict[str, list[LoggedEvent]] = {user_id: [] for user_id in user_ids}
+        for start in range(0, len(user_ids), _IDS_PER_QUERY):
+            part = user_ids[start : start + _IDS_PER_QUERY]
+            query = (
+                select(_EVENTS)
+                .where(_EVENTS.c.user_id.in_(part), _EVENTS.c.kind == CLICK)
+                .order_by(_EVENTS.c.time, _EVENTS.c.position)
+            )
+            for logged in self._read(query):
+                found[logged.event.user_id].append(logged)
+        return found
+
+    def rows_of(
+        self, user_ids: Sequence[str], since: float
+    ) -> list[tuple[str, str, str, int, float | None, str]]:
+        """Events of any kind of users since a moment, in no order, for tables.
+
+        Args:
+            user_ids: whose.
+            since: seconds since 1970 UTC.
+
+        Returns:
+            user_id, item_id, kind, time, value, and the context as JSON text.
+        """
+        columns = [getattr(_EVENTS.c, name) for name in
+                   ("user_id", "item_id", "kind", "time", "value", "context")]  # fmt: skip
+        found: list[tuple[str, str, str, int, float | None, str]] = []
+        with self._database.naming_it(), self._engine.connect() as connection:
+            for start in range(0, len(user_ids), _IDS_PER_QUERY):
+                part = user_ids[start : start + _IDS_PER_QUERY]
+                query = select(*columns).where(
+                    _EVENTS.c.user_id.in_(part), _EVENTS.c.time >= int(since)
+                )
+                found += [tuple(row) for row in connection.execute(query)]
+        return found
+
+    def users_who_clicked(self, item_ids: Sequence[str]) -> list[str]:
+        """Users with clicks on any of the items."""
+        found: set[str] = set()
+        for start in range(0, len(item_ids), _IDS_PER_QUERY):
+            part = item_ids[start : start + _IDS_PER_QUERY]
+            query = select(_EVENTS.c.user_id).where(
+                _EVENTS.c.item_id.in_(part), _EVENTS.c.kind == CLICK
+            )
+            with self._database.naming_it(), self._engine.connect() as connection:
+                found.update(connection.scalars(query.distinct()))
+        return sorted(found)
+
+    def users(self, after: str = "", limit: int | None = None) -> list[str]:
+        """Users with clicks in the database's order of text: those after one, at most `limit`."""
+        query = select(_EVENTS.c.user_id).where(_EVENTS.c.kind == CLICK, _EVENTS.c.user_id > after)
+        query = query.distinct().order_by(_EVENTS.c.user_id).limit(limit)
+        with self._database.naming_it(), self._engine.connect() as connection:
+            return list(connection.scalars(query))
+
+    @property
+    def end(self) -> int:
+        """Position of the last event, 0 of an empty log."""
+        with self._database.naming_it(), self._engine.connect() as connection:
+            return connection.scalar(select(func.max(_EVENTS.c.position))) or 0
+
+    def offset(self, consumer: str) -> int:
+        """Up to where a consumer has read; 0 before its first time."""
+        query = select(_OFFSETS.c.position).where(_OFFSETS.c.consumer == consumer)
+        with self._database.naming_it(), self._engine.connect() as connection:
+            return connection.scalar(query) or 0
+
+    def advance(self, consumer: str, position: int) -> None:
+        """Remember up to where a consumer has read."""
+        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
+        statement = insert(_OFFSETS).values(consumer=consumer, position=position)
+        with self._database.naming_it(), self._engine.begin() as connection:
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["consumer"], set_={"position": position}
+                )
+            )
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the right to write histories to the online store: one holder at a time.
+
+        Who reads a row, adds to it and writes it back must not be interrupted by another who does.
+        The right goes with its process.
+        """
+        return self._database.holding("writing")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    def _read(self, query: Any) -> list[LoggedEvent]:
+        with self._database.naming_it(), self._engine.connect() as connection:
+            return [_from_row(row) for row in connection.execute(query)]
+
+
+def _to_row(one: Event, received: float) -> dict[str, Any]:
+    return {
+        "event_id": one.event_id,
+        "user_id": one.user_id,
+        "item_id": one.item_id,
+        "kind": one.kind,
+        "time": one.time,
+        "value": one.value,
+        "context": json.dumps(one.context),
+        "received_at": received,
+    }
+
+
+def _from_row(row: Row[Any]) -> LoggedEvent:
+    one = Event(
+        row.event_id, row.user_id, row.item_id, cast(Kind, row.kind), row.time, row.value,
+        json.loads(row.context),
+    )  # fmt: skip
+    return LoggedEvent(row.position, one, row.received_at)
