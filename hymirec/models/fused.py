@@ -12,6 +12,7 @@ D width, H heads, F width inside a feed-forward layer.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,14 +41,15 @@ class FusedHyMiRec:
             model: in evaluation mode, on a CPU, and `FusedHyMiRec.fits` it.
         """
         settings = model.settings
+        backbone = cast(LlamaModel, model.backbone)
         self._model = model
         self._coarse = None if model.coarse is None else _FusedCoarse(model.coarse, model)
         self._queries = model.refined_queries.detach()
-        self._layers = [_FusedLayer(layer) for layer in model.backbone.layers]
+        self._layers = [_FusedLayer(layer) for layer in backbone.layers]
         # Interests are made unit vectors: of the last norm only the weight remains.
-        self._norm = model.backbone.norm.weight.detach()
+        self._norm = backbone.norm.weight.detach()
         positions = torch.arange(settings.num_recent + 1)
-        cos, sin = model.backbone.rotary_emb(self._queries, positions[None])
+        cos, sin = backbone.rotary_emb(self._queries, positions[None])
         # Queries and keys of all heads are turned at once.
         self._cos, self._sin = (
             part[0].repeat(1, 2 * settings.backbone.num_heads) for part in (cos, sin)
@@ -62,7 +64,7 @@ class FusedHyMiRec:
     def fits(model: HyMiRec) -> bool:
         """Whether this knows the model's backbone: a Llama of our own, without adapters."""
         backbone = model.backbone
-        return type(backbone) is LlamaModel and all(
+        return isinstance(backbone, LlamaModel) and all(
             type(part) is nn.Linear and part.bias is None
             for layer in backbone.layers
             for part in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp.down_proj)
@@ -173,7 +175,8 @@ class _FusedCoarseLayer:
     """A `CoarseLayer` that is given the events as keys and values."""
 
     def __init__(self, layer: CoarseLayer, ages: Tensor) -> None:
-        to_query, (norm, up, _, down, _) = layer.to_query.weight, layer.feed_forward.layers
+        to_query = layer.to_query.weight
+        norm, up, _, down, _ = cast(Any, layer.feed_forward.layers)
         self._norm = _Norm(to_query.shape[1], torch.finfo(to_query.dtype).eps)
         self._to_query = self._norm.into(to_query, layer.query_norm.weight)
         self._output = layer.to_output.weight.detach()
