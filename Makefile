@@ -20,7 +20,7 @@ lint: .venv/installed-dev
 audit: .venv-audit/installed
 	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --timeout 20
 
-# The peer needs another numpy, so it has an environment of its own. BENCH=--quick: in small.
+# The peers need another numpy, so they have an environment of their own. BENCH=--quick: in small.
 bench: .venv/installed-dev .venv-peers/installed
 	$(BIN)/python benchmarks/run.py --peer-python .venv-peers/bin/python $(BENCH)
 
@@ -50,7 +50,7 @@ install: .venv/installed
 .venv-peers/installed:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check 'rectools[torch]==0.19.0' \
-	    'torch==2.13.0'
+	    'recbole==1.2.1' 'torch==2.13.0'
 	touch $@
 
 .venv-audit/installed:

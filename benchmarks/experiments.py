@@ -24,18 +24,18 @@ from typing import Any
 # A script's folder comes first in the search, and there this file would hide the package.
 sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file__).parent]
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from features.logs.event_log import Event, EventLog  # noqa: E402
-from features.logs.experiments import ExperimentStore, StoredExperiment  # noqa: E402
-from features.logs.exposures import Exposure, ExposureLog  # noqa: E402
-from features.logs.readouts import ReadoutMaker  # noqa: E402
-from hymirec.abtest.decisions import decide  # noqa: E402
-from hymirec.abtest.definition import Experiment  # noqa: E402
-from hymirec.home import Home  # noqa: E402
-from hymirec.query import Query  # noqa: E402
-from serving.experiments import ExperimentRollout  # noqa: E402
-from serving.rollout import Answered  # noqa: E402
+from features.logs.event_log import Event, EventLog
+from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.exposures import Exposure, ExposureLog
+from features.logs.readouts import ReadoutMaker
+from hymirec.abtest.decisions import decide
+from hymirec.abtest.definition import Experiment
+from hymirec.home import Home
+from hymirec.query import Query
+from serving.experiments import ExperimentRollout
+from serving.rollout import Answered
 
 ITEMS = 10
 

@@ -44,14 +44,14 @@ from feast.protos.feast.types.Value_pb2 import Value
 # A script's folder comes first in the search, and there this file would hide the package.
 sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file__).parent]
 
-from features import offline, publication  # noqa: E402
-from features.definitions import history_view_name  # noqa: E402
-from features.logs.event_log import Event, EventLog  # noqa: E402
-from features.online import FeatureReader  # noqa: E402
-from features.stores import ENV_ONLINE_STORE  # noqa: E402
-from flows.steps.results import measured  # noqa: E402
-from hymirec.history import History  # noqa: E402
-from hymirec.home import Home  # noqa: E402
+from features import offline, publication
+from features.definitions import history_view_name
+from features.logs.event_log import Event, EventLog
+from features.online import FeatureReader
+from features.stores import ENV_ONLINE_STORE
+from flows.steps.results import measured
+from hymirec.history import History
+from hymirec.home import Home
 
 CODEBOOK, CODE_BYTES, DIMENSIONS = "0123456789ab", 9, 2048
 EVENTS = (50, 500, 2000)

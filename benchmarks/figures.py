@@ -85,6 +85,14 @@ def _parts(result: Result) -> str:
     return f"{len(won)} of {len(rows)} parts better with than without"
 
 
+def _best(result: Result, model: str, whose: str) -> str:
+    (row,) = _rows(result, model=model)
+    found = row[whose]
+    return "not measured" if found is None else (
+        f"{found['N@10']:.3f} after {found['seconds']:.0f} s"
+    )  # fmt: skip
+
+
 BENCHMARKS = (
     Benchmark(
         "dmil",
@@ -110,6 +118,15 @@ BENCHMARKS = (
             Figure("R@10 with codes over without", lambda r: f"{r['r10_codes_over_exact']:.3f}",
                    "1", "0.99"),
         ),
+    ),
+    Benchmark(
+        "baselines",
+        tuple(
+            Figure(f"our {model}, best validation NDCG@10", lambda r, m=model: _best(r, m, "ours"),
+                   lambda r, m=model, p=peer: f"{p} {_best(r, m, 'theirs')}", "no weaker")
+            for model, peer in (("SASRec", "RecTools"), ("GRU4Rec", "RecBole"))
+        ),
+        has_peer=True,
     ),
     Benchmark(
         "evaluation",
@@ -237,7 +254,7 @@ HEAD = (
     "than how well. Load is the number of processes that wanted a core before and after: above "
     "the number of cores, times are upper bounds.\n\n"
     "What was measured by hand, with other data and at other times, is in the "
-    "[README](../README.md#measured) and the [experiment log](experiments.md).\n"
+    "[results](results.md) and the [experiment log](experiments.md).\n"
 )
 
 

@@ -25,15 +25,15 @@ from torch.nn.functional import normalize
 # A script's folder comes first in the search, and there features.py would hide the package.
 sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file__).parent]
 
-from features.offline import history_rows  # noqa: E402
-from hymirec.batch import recommend_many  # noqa: E402
-from hymirec.codebook import ResidualCodebook, ResidualConfig, fit_codebook  # noqa: E402
-from hymirec.encoder import ContentEncoder  # noqa: E402
-from hymirec.history import History, pack_codes  # noqa: E402
-from hymirec.inputs import build_histories  # noqa: E402
-from hymirec.models.hymirec import HyMiRec  # noqa: E402
-from hymirec.package import RecommenderPackage  # noqa: E402
-from hymirec.recipes import Recipe, get_recipe  # noqa: E402
+from features.offline import history_rows
+from hymirec.batch import recommend_many
+from hymirec.codebook import ResidualCodebook, ResidualConfig, fit_codebook
+from hymirec.encoder import ContentEncoder
+from hymirec.history import History, pack_codes
+from hymirec.inputs import build_histories
+from hymirec.models.hymirec import HyMiRec
+from hymirec.package import RecommenderPackage
+from hymirec.recipes import Recipe, get_recipe
 
 EVENTS_PER_USER = 200
 TOKENS = 24

@@ -39,15 +39,15 @@ from typing import Any
 # A script's folder comes first in the search, and there this file would hide the package.
 sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file__).parent]
 
-import faiss  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import torch  # noqa: E402
+import faiss
+import numpy as np
+import pandas as pd
+import torch
 
-import hymirec.retrieval as retrieval  # noqa: E402
-from hymirec.home import Home  # noqa: E402
-from hymirec.retrieval import ItemIndex  # noqa: E402
-from serving.server import free_port  # noqa: E402
+import hymirec.retrieval as retrieval
+from hymirec.home import Home
+from hymirec.retrieval import ItemIndex
+from serving.server import free_port
 
 NUM_ITEMS, LENGTHS, USERS_PER_LENGTH = 2000, (50, 500, 2000), 40
 WIDTH, TOPICS = 64, 1000

@@ -35,8 +35,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
+from peers import epochs_of_peer
 from torch.nn.functional import normalize
 
 from hymirec.codebook import ResidualConfig, fit_codebook
@@ -53,7 +53,6 @@ from hymirec.splits import LeaveLastSplit, count_items
 from hymirec.training import TrainingConfig, train
 
 NUM_RECENT, WIDTH = 150, 64
-PEER_SCRIPT = Path(__file__).parent / "peers" / "rectools_sasrec.py"
 MAX_ITEMS = 20_000
 
 
@@ -118,40 +117,12 @@ def run_peer(
     python: Path, split: LeaveLastSplit, num_epochs: int, *, loss: str, evaluate: bool
 ) -> Iterator[dict[str, float]]:
     """What the peer prints, epoch by epoch."""
-    with tempfile.TemporaryDirectory() as work:
-        rows = [
-            (user, item, place)
-            for user, history in enumerate(split.training)
-            for place, item in enumerate(history.items.tolist())
-        ]
-        events = pd.DataFrame(rows, columns=["user_id", "item_id", "rank"])
-        events.to_csv(f"{work}/interactions.csv", index=False)
-        known = set(events["item_id"])
-        held_out = [
-            (user, case.target)
-            for user, case in enumerate(split.validation if evaluate else [])
-            if case.target in known
-        ]
-        pd.DataFrame(held_out, columns=["user_id", "item_id"]).to_csv(
-            f"{work}/held.csv", index=False
-        )
-        settings = {
-            "interactions": f"{work}/interactions.csv", "held_out": f"{work}/held.csv",
-            "num_layers": 2, "num_heads": 2, "width": WIDTH, "num_recent": NUM_RECENT,
-            "dropout": 0.2, "learning_rate": 1e-3, "batch_size": 128, "loss": loss,
-            "num_negatives": 256, "num_epochs": num_epochs, "seed": 0,
-            "threads": torch.get_num_threads(),
-        }  # fmt: skip
-        process = subprocess.Popen(
-            [python.absolute(), PEER_SCRIPT.absolute(), json.dumps(settings)],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=work,
-        )  # fmt: skip
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                yield json.loads(line)
-        if process.wait():
-            raise SystemExit(f"the peer stopped with status {process.returncode}")
+    settings = {
+        "num_layers": 2, "num_heads": 2, "width": WIDTH, "num_recent": NUM_RECENT,
+        "dropout": 0.2, "learning_rate": 1e-3, "batch_size": 128, "loss": loss,
+        "num_negatives": 256, "num_epochs": num_epochs, "seed": 0,
+    }  # fmt: skip
+    return epochs_of_peer(python, "rectools_sasrec", split, settings, evaluate=evaluate)
 
 
 def speeds(split: LeaveLastSplit, num_items: int, peer: Path | None, quick: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from sqlalchemy.exc import SQLAlchemyError
 
 from features.addresses import hide_password, postgresql_url, redis_connection
@@ -35,7 +35,7 @@ from hymirec.home import ENV_HOME, Home
 
 try:
     from redis import RedisError
-except ImportError:  # the extra `scale` is not there, and Redis is not used
+except ImportError:  # the extra `scale` is not there: Redis is not used, a name will do
 
     class RedisError(Exception):  # type: ignore[no-redef]
         """Never raised."""

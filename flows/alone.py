@@ -6,11 +6,10 @@ run first where it is not there. All take the latest validated data unless a dig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from prefect import flow
+from prefect import Flow, flow
 
 from flows import tasks
 from flows.runtime.locks import PUBLICATION, VALIDATION
@@ -26,6 +25,18 @@ from flows.validation.admission import BadRows, admitted, read_verdict
 from hymirec.errors import UsageError
 from hymirec.home import Home
 from hymirec.recipes import Recipe
+
+Work = Callable[[FlowRun, Home, DataRef, Recipe], FlowResult]
+
+_ARGUMENTS = """
+Args:
+    home: where all state is.
+    recipe: a name in `hymirec.recipes`.
+    backbone: reads the item texts in place of the recipe's own: a directory or a hub name.
+    tuning: how much of the backbone trains: full, lora or frozen.
+    seed: of all trainings, in place of the recipe's.
+    data: digest of validated data, or its beginning; the latest if none is given.
+"""
 
 
 @flow(name="validate", **HOOKS)
@@ -50,40 +61,44 @@ def validate(data: Path, home: Path, bad_rows: BadRows = "fail") -> FlowResult:
         )  # fmt: skip
 
 
-@flow(name="train-encoder", **HOOKS)
-def train_encoder(
-    home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    seed: int | None = None, data: str = "",
-) -> FlowResult:  # fmt: skip
-    """Train the content encoder and embed the catalogue.
+def _of_recipe(name: str) -> Callable[[Work], Flow[..., FlowResult]]:
+    """Make a flow of work on data and a recipe; what is named by its caller is the same for all."""
 
-    Args:
-        home: where all state is.
-        recipe: a name in `hymirec.recipes`.
-        backbone: reads the item texts in place of the recipe's own: a directory or a hub name.
-        tuning: how much of the backbone trains: full, lora or frozen.
-        seed: of all trainings, in place of the recipe's.
-        data: digest of validated data, or its beginning; the latest if none is given.
-    """
-    settings = chosen_recipe(recipe, backbone, tuning, seed)
-    with _training("train-encoder", home, data, settings) as (run, place, ref):
-        done, _ = tasks.encoder_task(place, ref, settings, run.run_id)
-        run.steps.append(done)
-        return run.result(data=ref.digest, encoder=done.digest)
+    def made(work: Work) -> Flow[..., FlowResult]:
+        def run_it(
+            home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
+            seed: int | None = None, data: str = "",
+        ) -> FlowResult:  # fmt: skip
+            settings = chosen_recipe(recipe, backbone, tuning, seed)
+            place = Home.at(home).create()
+            ref = admitted(place, data)
+            with flow_run(place, name) as run:
+                tasks.log_data(ref, run.run_id)
+                log_parameters(run.run_id, settings.flat())
+                return work(run, place, ref, settings)
+
+        # By these Prefect finds the flow again, and says what it does and takes.
+        run_it.__name__ = run_it.__qualname__ = work.__name__
+        run_it.__doc__ = f"{work.__doc__}\n{_ARGUMENTS}"
+        return flow(name=name, **HOOKS)(run_it)
+
+    return made
 
 
-@flow(name="build-codebook", **HOOKS)
-def build_codebook(
-    home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    seed: int | None = None, data: str = "",
-) -> FlowResult:  # fmt: skip
-    """Fit the codebook on the encoded catalogue; arguments as `train_encoder`."""
-    settings = chosen_recipe(recipe, backbone, tuning, seed)
-    with _training("build-codebook", home, data, settings) as (run, place, ref):
-        encoder = _encoder(place, ref, settings)
-        done, _ = tasks.codebook_task(place, encoder, settings, run.run_id)
-        run.steps.append(done)
-        return run.result(data=ref.digest, codebook=encode.read_codebook(done).id)
+@_of_recipe("train-encoder")
+def train_encoder(run: FlowRun, home: Home, data: DataRef, recipe: Recipe) -> FlowResult:
+    """Train the content encoder and embed the catalogue."""
+    done, _ = tasks.encoder_task(home, data, recipe, run.run_id)
+    run.steps.append(done)
+    return run.result(data=data.digest, encoder=done.digest)
+
+
+@_of_recipe("build-codebook")
+def build_codebook(run: FlowRun, home: Home, data: DataRef, recipe: Recipe) -> FlowResult:
+    """Fit the codebook on the encoded catalogue."""
+    done, _ = tasks.codebook_task(home, _encoder(home, data, recipe), recipe, run.run_id)
+    run.steps.append(done)
+    return run.result(data=data.digest, codebook=encode.read_codebook(done).id)
 
 
 @flow(name="publish-features", **HOOKS)
@@ -98,11 +113,11 @@ def publish_features(
 
     Args:
         home: where all state is.
-        recipe: as `train_encoder`; none for the versions that are served.
-        backbone: as `train_encoder`.
-        tuning: as `train_encoder`.
-        seed: as `train_encoder`.
-        data: as `train_encoder`.
+        recipe: as `train-encoder`; none for the versions that are served.
+        backbone: as `train-encoder`.
+        tuning: as `train-encoder`.
+        seed: as `train-encoder`.
+        data: as `train-encoder`.
         again: publish what seems to be published too, as after the loss of a store.
     """
     place = Home.at(home).create()
@@ -118,88 +133,51 @@ def publish_features(
         return run.result(data=ref.digest)
 
 
-@flow(name="train-recommender", **HOOKS)
-def train_recommender(
-    home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    seed: int | None = None, data: str = "",
-) -> FlowResult:  # fmt: skip
-    """Train the recommender on published histories; arguments as `train_encoder`."""
-    settings = chosen_recipe(recipe, backbone, tuning, seed)
-    with _training("train-recommender", home, data, settings) as (run, place, ref):
-        encoder, codebook = _encoder(place, ref, settings), _codebook(place, ref, settings)
-        done = tasks.train_task(place, ref, encoder, codebook, settings, run.run_id)
-        run.steps.append(done)
-        return run.result(data=ref.digest, recommender=done.digest)
+@_of_recipe("train-recommender")
+def train_recommender(run: FlowRun, home: Home, data: DataRef, recipe: Recipe) -> FlowResult:
+    """Train the recommender on published histories."""
+    encoder, codebook = _encoder(home, data, recipe), _codebook(home, data, recipe)
+    done = tasks.train_task(home, data, encoder, codebook, recipe, run.run_id)
+    run.steps.append(done)
+    return run.result(data=data.digest, recommender=done.digest)
 
 
-@flow(name="evaluate", **HOOKS)
-def evaluate(
-    home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    seed: int | None = None, data: str = "",
-) -> FlowResult:  # fmt: skip
-    """Rank every user's test item with the model and with popularity; as `train_encoder`."""
-    settings = chosen_recipe(recipe, backbone, tuning, seed)
-    with _training("evaluate", home, data, settings) as (run, place, ref):
-        codebook = _codebook(place, ref, settings)
-        recommender = _recommender(place, ref, settings)
-        done = tasks.evaluate_task(place, ref, codebook, recommender, settings, run.run_id)
-        run.steps.append(done)
-        return run.result(data=ref.digest, **train.read_metrics(done))
+@_of_recipe("evaluate")
+def evaluate(run: FlowRun, home: Home, data: DataRef, recipe: Recipe) -> FlowResult:
+    """Rank every user's test item with the model and with popularity."""
+    codebook, recommender = _codebook(home, data, recipe), _recommender(home, data, recipe)
+    done = tasks.evaluate_task(home, data, codebook, recommender, recipe, run.run_id)
+    run.steps.append(done)
+    return run.result(data=data.digest, **train.read_metrics(done))
 
 
-@flow(name="register", **HOOKS)
-def register(
-    home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    seed: int | None = None, data: str = "",
-) -> FlowResult:  # fmt: skip
-    """Register the evaluated model as a version; arguments as `train_encoder`."""
-    settings = chosen_recipe(recipe, backbone, tuning, seed)
-    with _training("register", home, data, settings) as (run, place, ref):
-        encoder, codebook = _encoder(place, ref, settings), _codebook(place, ref, settings)
-        recommender = _recommender(place, ref, settings)
-        evaluation = _evaluation(place, ref, settings)
-        parts = {
-            ENCODER_MODEL_TAG: log_component(run.run_id, encoder, tasks.encoder_settings(settings)),
-            CODEBOOK_MODEL_TAG: log_component(
-                run.run_id, codebook, tasks.codebook_settings(settings)
-            ),
-        }
-        done = tasks.register_task(
-            place, ref, codebook, recommender, evaluation, settings, parts, run.run_id
-        )
-        run.steps.append(done)
-        return run.result(data=ref.digest, model_version=done.version)
+@_of_recipe("register")
+def register(run: FlowRun, home: Home, data: DataRef, recipe: Recipe) -> FlowResult:
+    """Register the evaluated model as a version."""
+    encoder, codebook = _encoder(home, data, recipe), _codebook(home, data, recipe)
+    recommender, evaluation = _recommender(home, data, recipe), _evaluation(home, data, recipe)
+    parts = {
+        ENCODER_MODEL_TAG: log_component(run.run_id, encoder, tasks.encoder_settings(recipe)),
+        CODEBOOK_MODEL_TAG: log_component(run.run_id, codebook, tasks.codebook_settings(recipe)),
+    }
+    done = tasks.register_task(
+        home, data, codebook, recommender, evaluation, recipe, parts, run.run_id
+    )
+    run.steps.append(done)
+    return run.result(data=data.digest, model_version=done.version)
 
 
-@flow(name="promote", **HOOKS)
-def promote(
-    home: Path, recipe: str = "small", backbone: str = "", tuning: Tuning = "frozen",
-    seed: int | None = None, data: str = "",
-) -> FlowResult:  # fmt: skip
-    """Let the gate judge the registered version, once; arguments as `train_encoder`."""
-    settings = chosen_recipe(recipe, backbone, tuning, seed)
-    with _training("promote", home, data, settings) as (run, place, ref):
-        evaluation = _evaluation(place, ref, settings)
-        known = tasks.find_version(tasks.package_digest(evaluation.digest))
-        if known is None:
-            raise _not_yet("register", ref, settings)
-        done = tasks.promote_task(place, int(known.version), evaluation, run.run_id)
-        run.steps.append(done)
-        number = int(known.version)
-        return run.result(model_version=number, standing=tasks.standing_of(number, done))
-
-
-@contextmanager
-def _training(
-    name: str, home: Path, data: str, recipe: Recipe
-) -> Iterator[tuple[FlowRun, Home, DataRef]]:
-    """Open the run of a flow that is about data and a recipe, and log both."""
-    place = Home.at(home).create()
-    ref = admitted(place, data)
-    with flow_run(place, name) as run:
-        tasks.log_data(ref, run.run_id)
-        log_parameters(run.run_id, recipe.flat())
-        yield run, place, ref
+@_of_recipe("promote")
+def promote(run: FlowRun, home: Home, data: DataRef, recipe: Recipe) -> FlowResult:
+    """Let the gate judge the registered version, once."""
+    evaluation = _evaluation(home, data, recipe)
+    known = tasks.find_version(tasks.package_digest(evaluation.digest))
+    if known is None:
+        raise _not_yet("register", data, recipe)
+    done = tasks.promote_task(home, int(known.version), evaluation, run.run_id)
+    run.steps.append(done)
+    number = int(known.version)
+    return run.result(model_version=number, standing=tasks.standing_of(number, done))
 
 
 def _encoder(home: Home, data: DataRef, recipe: Recipe) -> StepResult:

@@ -59,6 +59,7 @@ class SeededExamples(Dataset):
         self.seed = seed
 
     def __len__(self) -> int:
+        # By number, so it has a length, which torch's type does not say.
         return len(self.examples)  # type: ignore[arg-type]
 
     def __getitem__(self, place: Place) -> Any:

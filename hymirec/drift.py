@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy, ks_2samp
 
 NUM_BINS = 10
@@ -29,11 +28,6 @@ def population_stability(reference: ArrayLike, current: ArrayLike) -> float:
     """
     old, new = _shares(reference), _shares(current)
     return float(np.sum((new - old) * np.log(new / old)))
-
-
-def divergence(reference: ArrayLike, current: ArrayLike) -> float:
-    """Jensen-Shannon distance of two counts over the same categories: 0 alike, 1 apart."""
-    return float(jensenshannon(_shares(reference), _shares(current), base=2))
 
 
 def largest_gap(reference: ArrayLike, current: ArrayLike) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -55,7 +55,7 @@ def on_main(compute: Callable[[], Result]) -> Result:
     distributed.broadcast_object_list(answer, src=0)
     if isinstance(answer[1], Exception):
         raise answer[1]
-    return answer[0]  # type: ignore[return-value]
+    return cast(Result, answer[0])
 
 
 def summed(value: Tensor) -> Tensor:

@@ -172,6 +172,7 @@ def _cells(vectors: NDArray[np.float32], exact: faiss.IndexFlat) -> faiss.IndexI
 
 
 def _bitmap(bits: NDArray[np.uint8]) -> faiss.IDSelectorBitmap:
+    # The wrapper takes an array; FAISS's types tell of the C++ constructor.
     return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
 
 

@@ -122,6 +122,7 @@ def train(
         UsageError: `directory` holds a training with other settings, or one that still runs; or
             the device cannot compute in the precision asked for.
     """
+    # A data set by number has a length, which torch's type does not say.
     num_examples = len(examples)  # type: ignore[arg-type]
     steps_per_epoch = math.ceil(num_examples / config.batch_size)
     num_epochs = max(1, min(config.num_epochs, config.max_steps // steps_per_epoch))
@@ -230,7 +231,7 @@ def _train(
     trainer.progress = Progress(name, log_metrics, steps_per_epoch)
     trainer.add_callback(trainer.progress)
     trainer.batches = SharedBatches(
-        len(examples),  # type: ignore[arg-type]
+        len(examples),  # type: ignore[arg-type]  # as above
         config.batch_size,
         config.seed,
         process=process_index(),

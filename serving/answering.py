@@ -122,7 +122,7 @@ class Answerer:
             return prediction, stages, []
         by_id = {one["item_id"]: one for one in other["recommendations"]}
         by_id |= {one["item_id"]: one for one in prediction["recommendations"]}
-        # The request's id is the coin: asked again, it falls the same way.
+        # The request's id is the coin: asked again, it falls the same way. It keeps no secret.
         drafted = team_draft(
             [one["item_id"] for one in prediction["recommendations"]],
             [one["item_id"] for one in other["recommendations"]],

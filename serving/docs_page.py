@@ -66,4 +66,5 @@ def add_docs(app: FastAPI) -> None:
             app.openapi_schema = made
         return app.openapi_schema
 
+    # As FastAPI's documentation has it (Extending OpenAPI).
     app.openapi = document  # type: ignore[method-assign]

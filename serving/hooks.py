@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from serving.api import problems
 
-ENV_SECRET = "HYMIREC_WEBHOOK_SECRET"  # noqa: S105
+ENV_SECRET = "HYMIREC_WEBHOOK_SECRET"  # noqa: S105 (a name, no secret)
 """What MLflow signs its webhooks with; without one there is no way in for them."""
 PATH = "/v1/hooks/mlflow"
 OLDEST = 300

@@ -45,6 +45,7 @@ class LiveParity:
 
     def saw(self, user_id: str) -> None:
         """Perhaps remember a user for the next check; costs nothing to speak of."""
+        # A sample, not a secret.
         if random.random() < self.share and not self._users.full():  # noqa: S311
             self._users.put(user_id)
 

@@ -24,11 +24,9 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Index,
-    Integer,
     MetaData,
     Row,
     String,
-    Table,
     Text,
     event,
     func,
@@ -37,8 +35,7 @@ from sqlalchemy import (
     select,
 )
 
-from features.logs.database import LogDatabase
-from hymirec.home import Home
+from features.logs.database import Log, numbered_table
 
 ENV_ACTOR = "HYMIREC_ACTOR"
 """Who acts, where the account's name would not say, such as in CI."""
@@ -63,13 +60,9 @@ def alias_subject(model: str, alias: str) -> str:
 
 
 _METADATA = MetaData()
-_AUDIT = Table(
+_AUDIT = numbered_table(
     "audit",
     _METADATA,
-    Column(
-        "position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True,
-        autoincrement=True,
-    ),
     Column("microseconds", BigInteger, nullable=False),
     Column("kind", String, nullable=False),
     Column("subject", String, nullable=False),
@@ -79,15 +72,15 @@ _AUDIT = Table(
     Column("reason", Text, nullable=False),
     Column("evidence", Text, nullable=False),
     Index("audit_of_subject", "subject", "position"),
-    sqlite_autoincrement=True,
-)  # fmt: skip
+)
 _REFUSED = "the audit log is append-only"
 _REFUSE = f"BEGIN SELECT RAISE(ABORT, '{_REFUSED}'); END"
 _GUARDS = {
     "sqlite": (
         f"CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit {_REFUSE}",
         f"CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit {_REFUSE}",
-        # REPLACE deletes, but not so that the trigger above would see it.
+        # REPLACE deletes, but not so that the trigger above would see it. (Fixed text: nothing
+        # from outside is in these statements.)
         "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit "  # noqa: S608
         "WHEN EXISTS (SELECT 1 FROM audit WHERE position = NEW.position) " + _REFUSE,
     ),
@@ -134,18 +127,10 @@ class Entry:
         return vars(self) | {"time": self.time.isoformat(timespec="milliseconds")}
 
 
-class AuditLog:
+class AuditLog(Log):
     """The log of one home; may be shared by threads and by processes."""
 
-    def __init__(self, home: Home, url: str | None = None) -> None:
-        """Open the log, making it where there is none; arguments as `EventLog`.
-
-        Raises:
-            UsageError: the address is of no database that can hold it.
-            HymirecError: the database cannot be used.
-        """
-        self._database = LogDatabase(home, "audit log", url)
-        self._database.make(_METADATA)
+    what, tables = "audit log", _METADATA
 
     def record(
         self, kind: str, subject: str, *, before: str = "", after: str = "", reason: str = "",
@@ -257,10 +242,6 @@ class AuditLog:
                 NOTICED, subject, before=known, after=seen, actor=UNKNOWN,
                 reason=reason if begun else "found so when this log began",
             )  # fmt: skip
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._database.close()
 
     def _read(self, query: Any) -> list[Entry]:
         with self._database.naming_it(), self._database.engine.connect() as connection:

@@ -6,11 +6,23 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
-from sqlalchemy import MetaData, create_engine, event, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import SchemaItem
 
 from features.addresses import hide_password, postgresql_url
 from hymirec.errors import HymirecError, UsageError
@@ -86,6 +98,10 @@ class LogDatabase:
                 finally:
                     connection.execute(text("SELECT pg_advisory_unlock(:n)"), number)
 
+    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """An `INSERT` that can be told what to do about a row that is there already."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
     def in_order(self, connection: Connection) -> None:
         """Make positions visible in their order, so that no reader passes one over.
 
@@ -114,15 +130,56 @@ class LogDatabase:
         self.engine.dispose()
 
 
+class Log:
+    """What a home writes down, in tables of its database; shared by threads and by processes.
+
+    Attributes:
+        what: how errors name it.
+        tables: made where they are not there yet.
+        home: whose it is.
+    """
+
+    what: ClassVar[str]
+    tables: ClassVar[MetaData]
+
+    def __init__(self, home: Home, url: str | None = None) -> None:
+        """Open it, making it where there is none.
+
+        Args:
+            home: whose it is.
+            url: its address; by default what `HYMIREC_EVENT_LOG` says, or a file of the home.
+
+        Raises:
+            UsageError: the address is of no database that can hold it.
+            HymirecError: the database cannot be used.
+        """
+        self.home = home
+        self._database = LogDatabase(home, self.what, url)
+        self._database.make(self.tables)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+
+def numbered_table(name: str, metadata: MetaData, *parts: SchemaItem) -> Table:
+    """A table whose rows have a `position`, which grows and is never given twice."""
+    position = Column(
+        "position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True,
+        autoincrement=True,
+    )  # fmt: skip
+    return Table(name, metadata, position, *parts, sqlite_autoincrement=True)
+
+
 def _engine(address: str | URL) -> Engine:
     # A connection that a restarted server has dropped is found out before it is used.
     engine = create_engine(address, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
-        def _durable(connection: object, _: object) -> None:
+        def _durable(connection: DBAPIConnection, _: object) -> None:
             # An acknowledged event survives a power cut, and reading never waits for writing.
             for setting in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-                connection.execute(f"PRAGMA {setting}")  # type: ignore[attr-defined]
+                connection.cursor().execute(f"PRAGMA {setting}")
 
     return engine

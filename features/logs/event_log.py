@@ -19,7 +19,6 @@ from sqlalchemy import (
     Column,
     Float,
     Index,
-    Integer,
     MetaData,
     Row,
     String,
@@ -28,23 +27,17 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
-from features.logs.database import LogDatabase
-from hymirec.home import Home
+from features.logs.database import Log, numbered_table
 
 Kind = Literal["click", "impression", "conversion"]
 CLICK: Kind = "click"
 """The kind of which histories are made."""
 
 _METADATA = MetaData()
-_EVENTS = Table(
+_EVENTS = numbered_table(
     "events",
     _METADATA,
-    Column(
-        "position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True,
-        autoincrement=True,
-    ),
     Column("event_id", String, nullable=False, unique=True),
     Column("user_id", String, nullable=False),
     Column("item_id", String, nullable=False),
@@ -55,8 +48,7 @@ _EVENTS = Table(
     Column("received_at", Float, nullable=False),
     Index("events_of_user", "user_id", "time"),
     Index("events_of_item", "item_id"),
-    sqlite_autoincrement=True,
-)  # fmt: skip
+)
 _OFFSETS = Table(
     "offsets",
     _METADATA,
@@ -97,24 +89,10 @@ class LoggedEvent(NamedTuple):
     received_at: float
 
 
-class EventLog:
+class EventLog(Log):
     """The log of one home; may be shared by threads and by processes."""
 
-    def __init__(self, home: Home, url: str | None = None) -> None:
-        """Open the log, making it where there is none.
-
-        Args:
-            home: whose log it is.
-            url: its address; by default what `HYMIREC_EVENT_LOG` says, or a file of the home.
-
-        Raises:
-            UsageError: the address is of no database that can hold it.
-            HymirecError: the database cannot be used.
-        """
-        self.home = home
-        self._database = LogDatabase(home, "event log", url)
-        self._engine = self._database.engine
-        self._database.make(_METADATA)
+    what, tables = "event log", _METADATA
 
     def append(self, events: Sequence[Event]) -> int:
         """Add events, all or none; when this returns they are on disk.
@@ -129,9 +107,10 @@ class EventLog:
             return 0
         received = time.time()
         rows = [_to_row(one, received) for one in events]
-        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
-        statement = insert(_EVENTS).on_conflict_do_nothing(index_elements=["event_id"])
-        with self._database.naming_it(), self._engine.begin() as connection:
+        statement = self._database.insert(_EVENTS).on_conflict_do_nothing(
+            index_elements=["event_id"]
+        )
+        with self._database.naming_it(), self._database.engine.begin() as connection:
             self._database.in_order(connection)
             return len(connection.execute(statement.returning(_EVENTS.c.position), rows).all())
 
@@ -174,7 +153,7 @@ class EventLog:
         columns = [getattr(_EVENTS.c, name) for name in
                    ("user_id", "item_id", "kind", "time", "value", "context")]  # fmt: skip
         found: list[tuple[str, str, str, int, float | None, str]] = []
-        with self._database.naming_it(), self._engine.connect() as connection:
+        with self._database.naming_it(), self._database.engine.connect() as connection:
             for start in range(0, len(user_ids), _IDS_PER_QUERY):
                 part = user_ids[start : start + _IDS_PER_QUERY]
                 query = select(*columns).where(
@@ -191,7 +170,7 @@ class EventLog:
             query = select(_EVENTS.c.user_id).where(
                 _EVENTS.c.item_id.in_(part), _EVENTS.c.kind == CLICK
             )
-            with self._database.naming_it(), self._engine.connect() as connection:
+            with self._database.naming_it(), self._database.engine.connect() as connection:
                 found.update(connection.scalars(query.distinct()))
         return sorted(found)
 
@@ -199,26 +178,25 @@ class EventLog:
         """Users with clicks in the database's order of text: those after one, at most `limit`."""
         query = select(_EVENTS.c.user_id).where(_EVENTS.c.kind == CLICK, _EVENTS.c.user_id > after)
         query = query.distinct().order_by(_EVENTS.c.user_id).limit(limit)
-        with self._database.naming_it(), self._engine.connect() as connection:
+        with self._database.naming_it(), self._database.engine.connect() as connection:
             return list(connection.scalars(query))
 
     @property
     def end(self) -> int:
         """Position of the last event, 0 of an empty log."""
-        with self._database.naming_it(), self._engine.connect() as connection:
+        with self._database.naming_it(), self._database.engine.connect() as connection:
             return connection.scalar(select(func.max(_EVENTS.c.position))) or 0
 
     def offset(self, consumer: str) -> int:
         """Up to where a consumer has read; 0 before its first time."""
         query = select(_OFFSETS.c.position).where(_OFFSETS.c.consumer == consumer)
-        with self._database.naming_it(), self._engine.connect() as connection:
+        with self._database.naming_it(), self._database.engine.connect() as connection:
             return connection.scalar(query) or 0
 
     def advance(self, consumer: str, position: int) -> None:
         """Remember up to where a consumer has read."""
-        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
-        statement = insert(_OFFSETS).values(consumer=consumer, position=position)
-        with self._database.naming_it(), self._engine.begin() as connection:
+        statement = self._database.insert(_OFFSETS).values(consumer=consumer, position=position)
+        with self._database.naming_it(), self._database.engine.begin() as connection:
             connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=["consumer"], set_={"position": position}
@@ -233,12 +211,8 @@ class EventLog:
         """
         return self._database.holding("writing")
 
-    def close(self) -> None:
-        """Close all connections."""
-        self._database.close()
-
     def _read(self, query: Any) -> list[LoggedEvent]:
-        with self._database.naming_it(), self._engine.connect() as connection:
+        with self._database.naming_it(), self._database.engine.connect() as connection:
             return [_from_row(row) for row in connection.execute(query)]
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from features.logs.audit_log import AuditLog, Entry
-from features.logs.database import LogDatabase
+from features.logs.database import Log
 from hymirec.abtest.decisions import Progress
 from hymirec.abtest.definition import Experiment
 from hymirec.errors import UsageError
@@ -124,8 +124,10 @@ def subject_of(name: str) -> str:
     return f"experiment/{name}"
 
 
-class ExperimentStore:
+class ExperimentStore(Log):
     """The experiments of one home; may be shared by threads and by processes."""
+
+    what, tables = "experiment store", _METADATA
 
     def __init__(
         self, home: Home, url: str | None = None, *, clock: Callable[[], float] = time.time
@@ -141,11 +143,9 @@ class ExperimentStore:
             UsageError: the address is of no database that can hold it.
             HymirecError: the database cannot be used.
         """
-        self.home = home
+        super().__init__(home, url)
         self.clock = clock
         self.log = AuditLog(home, url)
-        self._database = LogDatabase(home, "experiment store", url)
-        self._database.make(_METADATA)
 
     def get(self, name: str) -> StoredExperiment:
         """The experiment of a name.
@@ -328,7 +328,7 @@ class ExperimentStore:
     def close(self) -> None:
         """Close all connections."""
         self.log.close()
-        self._database.close()
+        super().close()
 
     def _refuse_overlap(self, stored: StoredExperiment) -> None:
         traffic = stored.experiment.traffic

@@ -13,32 +13,23 @@ from typing import Any
 
 import pandas as pd
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     Column,
     Float,
     Index,
-    Integer,
     MetaData,
     String,
-    Table,
     Text,
     func,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
-from features.logs.database import LogDatabase
-from hymirec.home import Home
+from features.logs.database import Log, numbered_table
 
 _METADATA = MetaData()
-_EXPOSURES = Table(
+_EXPOSURES = numbered_table(
     "exposures",
     _METADATA,
-    Column(
-        "position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True,
-        autoincrement=True,
-    ),
     Column("exposure_id", String, nullable=False, unique=True),
     Column("request_id", String, nullable=False),
     Column("time", Float, nullable=False),
@@ -62,15 +53,10 @@ _EXPOSURES = Table(
     Index("exposures_of_experiment", "experiment", "time"),
     Index("exposures_by_time", "time"),
     Index("exposures_of_user", "user_id"),
-    sqlite_autoincrement=True,
-)  # fmt: skip
-_SHADOWS = Table(
+)
+_SHADOWS = numbered_table(
     "shadow_answers",
     _METADATA,
-    Column(
-        "position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True,
-        autoincrement=True,
-    ),
     Column("exposure_id", String, nullable=False, unique=True),
     Column("experiment", String, nullable=False),
     Column("request_id", String, nullable=False),
@@ -81,8 +67,7 @@ _SHADOWS = Table(
     Column("champion_latency_ms", Float, nullable=False),
     Column("error", String, nullable=False),
     Index("shadows_of_experiment", "experiment", "time"),
-    sqlite_autoincrement=True,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -161,18 +146,10 @@ _TABLES = {"Exposure": _EXPOSURES, "ShadowAnswer": _SHADOWS}
 _LISTS = ("items", "interests", "teams")
 
 
-class ExposureLog:
+class ExposureLog(Log):
     """The log of one home; may be shared by threads and by processes."""
 
-    def __init__(self, home: Home, url: str | None = None) -> None:
-        """Open the log, making it where there is none; arguments as `EventLog`.
-
-        Raises:
-            UsageError: the address is of no database that can hold it.
-            HymirecError: the database cannot be used.
-        """
-        self._database = LogDatabase(home, "exposure log", url)
-        self._database.make(_METADATA)
+    what, tables = "exposure log", _METADATA
 
     def append(self, rows: Sequence[dict[str, Any]]) -> int:
         """Add rows, all or none; when this returns they are on disk.
@@ -188,13 +165,14 @@ class ExposureLog:
             HymirecError: the log cannot be written; nothing of the call is in it.
         """
         new = 0
-        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
         with self._database.naming_it(), self._database.engine.begin() as connection:
             self._database.in_order(connection)
             for kind, table in _TABLES.items():
                 of_kind = [_columns(row) for row in rows if row["kind"] == kind]
                 if of_kind:
-                    fresh = insert(table).on_conflict_do_nothing(index_elements=["exposure_id"])
+                    fresh = self._database.insert(table).on_conflict_do_nothing(
+                        index_elements=["exposure_id"]
+                    )
                     statement = fresh.returning(table.c.position)
                     new += len(connection.execute(statement, of_kind).all())
         return new
@@ -224,10 +202,6 @@ class ExposureLog:
         query = select(func.count()).where(_EXPOSURES.c.experiment == name)
         with self._database.naming_it(), self._database.engine.connect() as connection:
             return connection.scalar(query) or 0
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._database.close()
 
     def _exposures(self, query: Any) -> pd.DataFrame:
         frame = self._frame(query)

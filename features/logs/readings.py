@@ -7,33 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     Float,
     Index,
-    Integer,
     MetaData,
     Row,
     String,
-    Table,
     Text,
     insert,
     select,
 )
 
-from features.logs.database import LogDatabase
+from features.logs.database import Log, numbered_table
 from hymirec.abtest.decisions import Decision
 from hymirec.abtest.readout import Readout
-from hymirec.home import Home
 
 _METADATA = MetaData()
-_READOUTS = Table(
+_READOUTS = numbered_table(
     "experiment_readouts",
     _METADATA,
-    Column(
-        "position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True,
-        autoincrement=True,
-    ),
     Column("experiment", String, nullable=False),
     Column("time", Float, nullable=False),
     Column("readout", Text, nullable=False),
@@ -41,8 +33,7 @@ _READOUTS = Table(
     Column("reason", Text, nullable=False),
     Column("evidence", Text, nullable=False),
     Index("readouts_of_experiment", "experiment", "position"),
-    sqlite_autoincrement=True,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -68,18 +59,10 @@ class Reading:
     evidence: dict[str, Any]
 
 
-class ReadingLog:
+class ReadingLog(Log):
     """The readouts of one home; may be shared by threads and by processes."""
 
-    def __init__(self, home: Home, url: str | None = None) -> None:
-        """Open the log, making it where there is none; arguments as `EventLog`.
-
-        Raises:
-            UsageError: the address is of no database that can hold it.
-            HymirecError: the database cannot be used.
-        """
-        self._database = LogDatabase(home, "readout log", url)
-        self._database.make(_METADATA)
+    what, tables = "readout log", _METADATA
 
     def append(self, readout: Readout, decision: Decision) -> Reading:
         """Keep a readout and what was decided on it."""
@@ -105,10 +88,6 @@ class ReadingLog:
         with self._database.naming_it(), self._database.engine.connect() as connection:
             found = [_reading(row) for row in connection.execute(query)]
         return found if newest_first else found[::-1]
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._database.close()
 
 
 def _reading(row: Row[Any]) -> Reading:

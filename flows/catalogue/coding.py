@@ -93,6 +93,7 @@ def coding_process() -> Iterator[Code]:
 
 def _answer(asked: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
+    # Both now, while nobody waits.
     import hymirec.codebook
     import hymirec.frozen  # noqa: F401
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
+from hymirec.declared import parse_yaml, validate
 from hymirec.errors import UsageError
 from hymirec.home import Home
 
@@ -96,14 +95,7 @@ def read_config(home: Home, path: Path | None = None) -> tuple[GateConfig, Path]
     own = home.root / FILE
     found = path or (own if own.exists() else BUILT_IN)
     try:
-        values: Any = yaml.safe_load(found.read_text(encoding="utf-8"))
-        return GateConfig.model_validate(values), found
+        text = found.read_bytes()
     except OSError as error:
         raise UsageError(f"{found} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = str(error).replace("\n", " ")
-        raise UsageError(f"{found} is no YAML: {reason}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{found}: {place or 'it'}: {first['msg']}") from error
+    return validate(GateConfig, parse_yaml(text, str(found)), str(found)), found

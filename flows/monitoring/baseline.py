@@ -84,6 +84,7 @@ def baseline_of(
 
     def work(output: Path, checkpoints: Path) -> None:
         arrays, facts = _measure(home, served, package, config)
+        # For NumPy's types any of the names may be `allow_pickle`.
         np.savez(output / _ARRAYS, **arrays)  # type: ignore[arg-type]
         (output / _FACTS).write_text(json.dumps(facts))
 

@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from hymirec.declared import parse_yaml, validate
 from hymirec.errors import UsageError
 from hymirec.home import Home
 
@@ -97,14 +97,7 @@ def read_config(home: Home, path: Path | None = None) -> MonitorConfig:
     source = path or (own if own.exists() else None)
     name = str(source or f"flows/monitoring/{FILE}")
     try:
-        text = source.read_text() if source else files(__package__).joinpath(FILE).read_text()
-        return MonitorConfig.model_validate(yaml.safe_load(text))
+        text = (source or files(__package__).joinpath(FILE)).read_bytes()
     except OSError as error:
         raise UsageError(f"{name}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{name}: no YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{name}: {place + ': ' if place else ''}{message}") from error
+    return validate(MonitorConfig, parse_yaml(text, name), name)

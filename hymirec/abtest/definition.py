@@ -20,7 +20,6 @@ horizon: {days: 28}
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -30,13 +29,13 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from hymirec.abtest.assignment import PLACES, Split
 from hymirec.abtest.metrics import METRICS, Metric
+from hymirec.declared import parse_yaml, validate
 from hymirec.errors import UsageError
 
 Mode = Literal["ab", "shadow", "interleaving"]
@@ -294,16 +293,7 @@ def parse(text: str, source: str) -> Experiment:
     Raises:
         UsageError: it is no experiment; the message says where and why.
     """
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        why = getattr(error, "problem", None) or "it is no YAML"
-        raise UsageError(f"{source}{where}: {why}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{source}: an experiment is a mapping of names to values")
-    return check(found, source)
+    return check(parse_yaml(text, source, "an experiment"), source)
 
 
 def check(values: dict[str, Any], source: str) -> Experiment:
@@ -312,23 +302,13 @@ def check(values: dict[str, Any], source: str) -> Experiment:
     Raises:
         UsageError: they are none; the message names the first that is wrong.
     """
-    try:
-        return Experiment.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = _place(problem["loc"])
-        message = re.sub("^Value error, ", "", problem["msg"])
-        raise UsageError(f"{source}: {f'{place}: ' if place else ''}{message}") from error
+    return validate(Experiment, values, source)
 
 
 def to_yaml(experiment: Experiment) -> str:
     """The experiment as a document that `parse` reads."""
     values = experiment.model_dump(exclude_none=True, exclude_defaults=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def _place(parts: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in parts if part not in ("int", "str"))
 
 
 def _metric(name: str) -> Metric:

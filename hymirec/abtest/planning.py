@@ -9,6 +9,7 @@ from scipy.stats import norm
 from tea_tasting.aggr import Aggregates
 from tea_tasting.metrics import Mean
 
+from hymirec.abtest.definition import Experiment
 from hymirec.abtest.sequential import half_width, mixing
 
 
@@ -25,6 +26,30 @@ class Plan:
     users_per_variant: int
     users_at_one_look: int
     days: float | None
+
+    def needs(self, experiment: Experiment) -> str:
+        """In a line, what it takes to see the effect that the experiment looks for."""
+        days = f", about {self.days:.1f} days" if self.days else ""
+        return (
+            f"to see {experiment.minimum_lift:.1%} in {experiment.primary} it needs "
+            f"{self.users_per_variant} users of each variant{days}"
+        )
+
+    def shortfalls(self, experiment: Experiment) -> list[str]:
+        """Where the experiment does not give that: a line each, a word and a colon ahead."""
+        found = []
+        wanted = experiment.ramp[-1].min_users
+        if wanted < self.users_per_variant:
+            found.append(
+                f"underpowered: the ramp's last step asks for {wanted} users of each variant, "
+                f"{self.users_per_variant} are needed"
+            )
+        if self.days and self.days > experiment.horizon.days:
+            found.append(
+                f"too short: the horizon is {experiment.horizon.days:g} days, {self.days:.1f} are "
+                "needed"
+            )
+        return found
 
 
 def plan(

@@ -326,22 +326,10 @@ def _plan(place: Home, experiment: Experiment) -> dict[str, Any]:
     planned = ReadoutMaker(place).plan(experiment)
     if isinstance(planned, str):
         return {"says": [planned]}
-    wanted = experiment.ramp[-1].min_users
-    says = [
-        f"to see {experiment.minimum_lift:.1%} in {experiment.primary} it needs "
-        f"{planned.users_per_variant} users of each variant"
-        + (f", about {planned.days:.1f} days" if planned.days else "")
-    ]
-    if wanted < planned.users_per_variant:
-        says.append(
-            f"[yellow]underpowered:[/] the ramp's last step asks for {wanted} users of each "
-            f"variant, {planned.users_per_variant} are needed"
-        )
-    if planned.days and planned.days > experiment.horizon.days:
-        says.append(
-            f"[yellow]too short:[/] the horizon is {experiment.horizon.days:g} days, "
-            f"{planned.days:.1f} are needed"
-        )
+    says = [planned.needs(experiment)]
+    for lack in planned.shortfalls(experiment):
+        word, _, rest = lack.partition(":")
+        says.append(f"[yellow]{word}:[/]{rest}")
     return vars(planned) | {"says": says, "is_underpowered": len(says) > 1}
 
 

@@ -14,7 +14,7 @@ from hymirec.display import out, show_answer
 from hymirec.errors import UsageError
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5055
-ENV_TOKEN = "HYMIREC_TOKEN"  # noqa: S105
+ENV_TOKEN = "HYMIREC_TOKEN"  # noqa: S105 (a name, no secret)
 """What `hymirec recommend` shows a gateway that asks for a token."""
 
 

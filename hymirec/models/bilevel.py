@@ -65,6 +65,8 @@ class BiLevel(ComiRec):
         self.to_semantics = nn.Linear(config.width, config.text_width)
         self.teacher: SemanticTeacher | None = None
 
+    # It learns from what was said of interests besides, so it is built of, fed and asked for other
+    # arguments than ComiRec, whose network it is.
     @classmethod
     def build(cls, data: TrainingData, settings: BiLevelConfig) -> Self:  # type: ignore[override]
         """Make an untrained model and its teacher."""

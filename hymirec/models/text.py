@@ -76,4 +76,5 @@ class TextBaseline(TextRecommender, Baseline):
     def build(cls, data: TrainingData, settings: Any) -> Self:
         """Make an untrained model that has read the catalogue once."""
         tower, _ = make_tower(data.items, settings.encoder, data.occurrences, data.directory)
+        # A subclass's own constructor, likewise.
         return cls(tower, settings)  # type: ignore[call-arg]

@@ -145,24 +145,12 @@ def plan(home: Home, experiment: Experiment) -> Plan:
         maker.close()
     if isinstance(found, str):
         return Plan([found], [])
-    days = f", about {found.days:.1f} days" if found.days else ""
-    says = [
-        f"To see {experiment.minimum_lift:.1%} in {experiment.primary} it needs "
-        f"{found.users_per_variant} users of each variant{days}."
-    ]
-    warns = []
-    wanted = experiment.ramp[-1].min_users
-    if wanted < found.users_per_variant:
-        warns.append(
-            f"Underpowered: the ramp's last step asks for {wanted} users of each variant, "
-            f"{found.users_per_variant} are needed."
-        )
-    if found.days and found.days > experiment.horizon.days:
-        warns.append(
-            f"Too short: the horizon is {experiment.horizon.days:g} days, {found.days:.1f} are "
-            "needed."
-        )
-    return Plan(says, warns)
+    lacks = found.shortfalls(experiment)
+    return Plan([_sentence(found.needs(experiment))], [_sentence(one) for one in lacks])
+
+
+def _sentence(line: str) -> str:
+    return f"{line[0].upper()}{line[1:]}."
 
 
 def estimates(readout: dict[str, Any]) -> list[dict[str, Any]]:

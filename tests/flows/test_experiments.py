@@ -1,14 +1,12 @@
 """Experiments meet the registry: which versions take part, what follows, who is champion."""
 
 import json
-import shutil
 import time
 
 import mlflow
 import numpy as np
 import pytest
 
-from features import online
 from features.logs.audit_log import PROMOTION, AuditLog
 from features.logs.event_log import Event, EventLog
 from features.logs.experiments import ExperimentStore
@@ -20,7 +18,6 @@ from flows.registry.aliases import Aliases
 from flows.registry.lifecycle import conclude, resolve_versions, start
 from hymirec.abtest.definition import Experiment
 from hymirec.errors import UsageError
-from hymirec.home import Home
 
 CODEBOOK, DROPPED = "0123456789ab", "ba9876543210"
 DECLARED = {
@@ -33,24 +30,14 @@ DECLARED = {
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory):
+def registry(make_registry):
     """A home with versions 1, which is champion, 2, and 3, whose codebook was dropped."""
-    home = Home.at(tmp_path_factory.mktemp("registry")).create()
-    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
-    client.create_registered_model("hymirec")
-    for codebook_id in (CODEBOOK, CODEBOOK, DROPPED):
-        client.create_model_version("hymirec", "/nowhere", tags={"codebook_id": codebook_id})
-    client.set_registered_model_alias("hymirec", "champion", "1")
-    return home
+    return make_registry([CODEBOOK, CODEBOOK, DROPPED], champion="1")
 
 
 @pytest.fixture
-def home(registry, tmp_path, monkeypatch):
-    home = Home.at(tmp_path).create()
-    shutil.copy(registry.mlflow / "mlflow.db", home.mlflow)
-    monkeypatch.setattr(online, "list_codebooks", lambda home: [CODEBOOK])
-    mlflow.set_tracking_uri(home.mlflow_uri)
-    return home
+def home(registry, copy_of):
+    return copy_of(registry, CODEBOOK)
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def test_wrong_limits_are_one_line_with_the_place(tmp_path, change, message):
 
 def test_a_file_that_is_no_yaml_is_said_so(tmp_path):
     (tmp_path / "gate.yaml").write_text("a: [")
-    with pytest.raises(UsageError, match="is no YAML"):
+    with pytest.raises(UsageError, match="no YAML"):
         read_config(Home.at(tmp_path))
     with pytest.raises(UsageError, match="cannot be read"):
         read_config(Home.at(tmp_path), tmp_path / "none.yaml")

@@ -3,6 +3,10 @@
 And small text models with random weights, saved as `transformers` saves real ones.
 """
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,24 @@ from hymirec.models.layers import BackboneConfig
 from hymirec.package import RecommenderPackage
 
 NUM_ITEMS, WIDTH = 40, 16
+TRAININGS = Path(__file__).parent / "trainings.py"
+
+
+@pytest.fixture(scope="session")
+def run_trainings(tmp_path_factory):
+    """Run a part of `trainings.py` in a process of its own; the JSON object that it prints."""
+
+    def run(part: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, TRAININGS, part, tmp_path_factory.mktemp(part)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
 
 
 @pytest.fixture(scope="session")

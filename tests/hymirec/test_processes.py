@@ -1,30 +1,15 @@
 """Two processes that share every batch learn what one learns."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from hymirec.batches import SharedBatches
 from hymirec.processes import is_main, num_processes, on_main, process_index
 
-SCRIPT = Path(__file__).parent / "trainings.py"
-
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(run_trainings):
     """Final weights and losses of epochs, from trainings in forked processes."""
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "shares", tmp_path_factory.mktemp("shares")],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_trainings("shares")
 
 
 def curve(run):

@@ -1,14 +1,7 @@
 """A process killed by the system, whenever, and started again ends as one left alone."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-SCRIPT = Path(__file__).parent / "trainings.py"
 MOMENTS = (
     "first step",
     "within the first epoch",
@@ -26,16 +19,9 @@ MOMENTS = (
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(run_trainings):
     """Final weights and losses of epochs by the moment at which the training was killed."""
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "kills", tmp_path_factory.mktemp("kills")],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_trainings("kills")
 
 
 def test_every_moment_is_tried(found):

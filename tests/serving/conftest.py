@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import serving.server
+from features.logs.experiments import ExperimentStore
 from hymirec.errors import UsageError
 from hymirec.home import Home
 from serving.fleet import Fleet
@@ -81,3 +82,10 @@ def make_fleet(registry):
         return Fleet(registry, "champion", rollout or ChampionOnly(), chosen)
 
     return make
+
+
+@pytest.fixture
+def store(home):
+    store = ExperimentStore(home)
+    yield store
+    store.close()

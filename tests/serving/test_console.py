@@ -95,13 +95,6 @@ class FakeDesk:
 
 
 @pytest.fixture
-def store(home):
-    store = ExperimentStore(home)
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def desk(store):
     return FakeDesk(store)
 

@@ -5,7 +5,6 @@ import time
 import pytest
 from fastapi.testclient import TestClient
 
-from features.logs.experiments import ExperimentStore
 from features.logs.exposures import ExposureLog
 from hymirec.abtest.definition import Experiment
 from serving.experiments import ExperimentRollout
@@ -24,13 +23,6 @@ DECLARED = {
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr("serving.experiments.LOOK_SECONDS", 0.05)
-
-
-@pytest.fixture
-def store(home):
-    store = ExperimentStore(home)
-    yield store
-    store.close()
 
 
 @pytest.fixture

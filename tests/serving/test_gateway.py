@@ -84,12 +84,12 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client, log):
 
 
 def test_a_log_that_cannot_be_written_is_no_acknowledgement(home, client, log):
-    with log._engine.begin() as connection:
+    with log._database.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE events RENAME TO hidden")
     answer = post(client, GOOD)
     assert answer.status_code == 503
     assert answer.json() == {"error": "events cannot be stored at present: try again"}
-    with log._engine.begin() as connection:
+    with log._database.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE hidden RENAME TO events")
     assert post(client, GOOD).json() == {"accepted": 1, "duplicates": 0}
 

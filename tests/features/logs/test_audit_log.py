@@ -17,14 +17,6 @@ from hymirec.home import Home
 CHAMPION = "hymirec@champion"
 
 
-@pytest.fixture(params=["file", "postgresql"])
-def place(request, monkeypatch):
-    """Where the log is: in a file of the home, or on a PostgreSQL server."""
-    if request.param == "postgresql":
-        address = request.getfixturevalue("postgresql_database")
-        monkeypatch.setenv("HYMIREC_EVENT_LOG", address)
-
-
 @pytest.fixture
 def log(tmp_path, place):
     log = AuditLog(Home.at(tmp_path))
@@ -53,7 +45,7 @@ def test_it_shares_the_event_logs_database(log):
     log.record(PROMOTION, CHAMPION, after="1")
     assert events.end == 1
     assert len(log.read()) == 1
-    assert log._database.engine.url == events._engine.url
+    assert log._database.engine.url == events._database.engine.url
     events.close()
 
 

@@ -11,14 +11,6 @@ from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
 
-@pytest.fixture(params=["file", "postgresql"])
-def place(request, monkeypatch):
-    """Where the log is: in a file of the home, or on a PostgreSQL server."""
-    if request.param == "postgresql":
-        address = request.getfixturevalue("postgresql_database")
-        monkeypatch.setenv("HYMIREC_EVENT_LOG", address)
-
-
 @pytest.fixture
 def log(tmp_path, place):
     log = EventLog(Home.at(tmp_path))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -88,7 +89,7 @@ with ExposureJournal(Home.at(sys.argv[1])) as journal:
 
 
 def test_a_killed_process_loses_nothing_that_was_acknowledged(home):
-    here = os.path.dirname(__file__)  # noqa: PTH120
+    here = Path(__file__).parent
     acknowledged = 0
     for round_ in range(2):
         writer = subprocess.Popen(

@@ -1,9 +1,7 @@
 """Aliases of a real registry: moved, rolled back, moved behind our back; all of it recorded."""
 
-import shutil
 from datetime import timedelta
 
-import mlflow
 import pytest
 
 from features import online
@@ -18,23 +16,14 @@ GOOD, BAD, FLOOR = {"R@10": 0.5}, {"R@10": 0.05}, {"R@10": 0.1}
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    """A home with four versions registered and nothing decided: to be copied."""
-    home = Home.at(tmp_path_factory.mktemp("registry")).create()
-    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
-    client.create_registered_model("hymirec")
-    for _ in range(4):
-        client.create_model_version("hymirec", "/nowhere", tags={"codebook_id": CODEBOOK})
-    return home
+def registry(make_registry):
+    """A home with four versions registered and nothing decided."""
+    return make_registry([CODEBOOK] * 4)
 
 
 @pytest.fixture
-def home(registry, tmp_path, monkeypatch):
-    home = Home.at(tmp_path).create()
-    shutil.copy(registry.mlflow / "mlflow.db", home.mlflow)
-    monkeypatch.setattr(online, "list_codebooks", lambda home: [CODEBOOK])
-    mlflow.set_tracking_uri(home.mlflow_uri)
-    return home
+def home(registry, copy_of):
+    return copy_of(registry, CODEBOOK)
 
 
 @pytest.fixture
