@@ -77,7 +77,9 @@ class Answerer:
             "request_id": request.request_id,
             **prediction,
             "user_id": ask.user_id,
-            "degraded": prediction["degraded"] or degraded or self.lag.degraded,
+            # That the variant was not there comes first: what befell the answer in its place is
+            # no error of the variant's.
+            "degraded": degraded or prediction["degraded"] or self.lag.degraded,
             "variant": route.variant or None,
         }
         noting = time.perf_counter()

@@ -8,6 +8,7 @@ for going back. As long as there is no new one that is ready, the old one answer
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -189,8 +190,11 @@ class Fleet:
     async def _served(self, version: int) -> ServedVersion:
         if version not in self.versions:
             info = await asyncio.to_thread(self.registry.info, version)
-            directory = await asyncio.to_thread(self.registry.fetch, version)
-            self.versions[version] = ServedVersion(info, directory, self._processes, self._session)
+            fetch = functools.partial(self.registry.fetch, version)
+            directory = await asyncio.to_thread(fetch)
+            self.versions[version] = ServedVersion(
+                info, directory, self._processes, self._session, fetch
+            )
         return self.versions[version]
 
     def _retire(self, version: int) -> None:

@@ -1,6 +1,5 @@
 """The gateway under eight clients while Redis, which holds its features, stops and comes back."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -11,26 +10,32 @@ from pathlib import Path
 import pytest
 import requests
 from load import Load, report, until
-from servers import free_port, redis_server
 
+from benchmarks.hostile_day.servers import NotInstalledError, free_port, start_redis
+from benchmarks.serving import make_home
 from hymirec.home import Home
 
-__all__ = ["redis_server"]
 pytestmark = pytest.mark.slow
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "serving.py"
+
+@pytest.fixture
+def redis_server(tmp_path):
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    try:
+        server = start_redis(folder)
+    except NotInstalledError as error:
+        pytest.skip(str(error))
+    yield server
+    server.kill()
 
 
 @pytest.fixture
 def gateway(redis_server, tmp_path, monkeypatch):
     """`hymirec serve` as typed, on a home of an untrained model whose online store is Redis."""
     monkeypatch.setenv("HYMIREC_ONLINE_STORE", f"{redis_server.address}/1")
-    spec = importlib.util.spec_from_file_location("serving_benchmark", BENCHMARK)
-    benchmark = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    spec.loader.exec_module(benchmark)
     home = Home.at(tmp_path / "home")
-    benchmark.make_home(home)
+    make_home(home)
     port = free_port()
     process = subprocess.Popen(
         [Path(sys.executable).parent / "hymirec", "serve", "--home", home.root, "--port",
@@ -57,7 +62,7 @@ def test_without_redis_answers_go_on_and_recover(gateway, redis_server):
     with Load(gateway, users=[f"e50-{number}" for number in range(8)]) as load:
         until(lambda: load.latest() is not None, 30)
         assert load.latest().degraded is None
-        redis_server.stop()
+        redis_server.kill()
         until(lambda: load.latest().degraded == "features unavailable", 10)
         time.sleep(3)
         stopped = load.since(0)

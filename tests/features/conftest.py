@@ -1,18 +1,19 @@
-"""Stores on servers: Debian's redis-server and PostgreSQL."""
+"""Servers that the tests start on free ports, and stop: Debian's redis-server and PostgreSQL."""
 
 import contextlib
-import os
-import pwd
-import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from servers import Server, free_port, redis_server
 
-__all__ = ["redis_server"]
+from benchmarks.hostile_day.servers import (
+    NotInstalledError,
+    new_database,
+    start_postgresql,
+    start_redis,
+)
+
 STORE_VARIABLES = ("HYMIREC_ONLINE_STORE", "HYMIREC_REGISTRY", "HYMIREC_EVENT_LOG")
 
 
@@ -23,44 +24,25 @@ def _no_stores_from_outside(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def redis_server(tmp_path_factory):
+    try:
+        server = start_redis(tmp_path_factory.mktemp("redis"))
+    except NotInstalledError as error:
+        pytest.skip(str(error))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
 def postgresql_server():
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    found = programs[-1].parent if programs else Path(shutil.which("postgres") or "none").parent
-    if not (found / "initdb").exists():
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed (extra scale)")
-    owner = {}
     # A folder that another user may enter, which pytest's own are not.
     with tempfile.TemporaryDirectory(prefix="postgresql") as name:
-        folder = Path(name)
-        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-            try:
-                user = pwd.getpwnam("postgres")
-            except KeyError:
-                pytest.skip("PostgreSQL cannot run as root, and there is no user postgres")
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            owner = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        subprocess.run(
-            [found / "initdb", "-D", folder / "data", "-U", "tester", "--auth=trust", "-N"],
-            check=True, capture_output=True, cwd=folder, **owner,
-        )  # fmt: skip
-        port = free_port()
-        address = f"postgresql://tester:secret@127.0.0.1:{port}/postgres"
-
-        def ready():
-            try:
-                with psycopg.connect(address):
-                    return True
-            except psycopg.Error:
-                return False
-
-        command = [
-            str(found / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder),
-            "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=500",
-        ]  # fmt: skip
-        server = Server(command, address, ready, cwd=folder, **owner)
+        try:
+            server = start_postgresql(Path(name), durable=False)
+        except NotInstalledError as error:
+            pytest.skip(str(error))
         yield server
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture
@@ -76,12 +58,7 @@ def redis_store(redis_server):
 @pytest.fixture
 def postgresql_database(postgresql_server):
     """Address of an empty PostgreSQL database."""
-    import psycopg
-
-    name = f"test_{time.time_ns()}"
-    with psycopg.connect(postgresql_server.address, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    return postgresql_server.address.replace("/postgres", f"/{name}")
+    return new_database(postgresql_server, f"test_{time.time_ns()}")
 
 
 @pytest.fixture

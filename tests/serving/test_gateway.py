@@ -265,6 +265,24 @@ def test_a_rollout_says_who_answers_and_hears_of_it(home, registry, make_fleet):
     assert not noted["lost"].as_routed
 
 
+def test_what_befalls_the_answer_in_a_variants_place_is_no_error_of_the_variant(
+    home, make_fleet, monkeypatch
+):
+    rollout = Experiment()
+    app = create_app(home, make_fleet(rollout), rollout=rollout)
+
+    async def fallback(version, user_id, query):
+        return {
+            "served_by": "popular", "feature_age_seconds": None, "degraded": "no model server",
+            "model_version": "1", "run_id": "run1", "codebook_id": "book", "recommendations": [],
+        }, {}  # fmt: skip
+
+    with TestClient(app, base_url=LOCAL) as client:
+        monkeypatch.setattr(app.state.gateway.answerer, "_predict", fallback)
+        assert recommend(client, user_id="lost")["degraded"] == "variant's version not ready"
+        assert recommend(client, user_id="anybody")["degraded"] == "no model server"
+
+
 @pytest.fixture
 def guarded(home, make_fleet, monkeypatch):
     lines = "shop-token-0123456789 recommend,events shop; ops-token-0123456789 operate ops"
