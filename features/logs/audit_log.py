@@ -40,16 +40,18 @@ from features.logs.database import Log, numbered_table
 ENV_ACTOR = "HYMIREC_ACTOR"
 """Who acts, where the account's name would not say, such as in CI."""
 
-PROMOTION, NOMINATION, FORCED, ROLLBACK, NOTICED, REFUSAL = (
+PROMOTION, NOMINATION, FORCED, ROLLBACK, NOTICED, REFUSAL, VERDICT = (
     "promotion",
     "nomination",
     "forced",
     "rollback",
     "noticed",
     "refusal",
+    "verdict",
 )
 MOVES = (PROMOTION, NOMINATION, FORCED, ROLLBACK, NOTICED)
-"""Kinds after which a subject's state is the entry's `after`; a refusal leaves it as it was."""
+"""Kinds after which a subject's state is the entry's `after`; a refusal and a
+verdict leave it as it was."""
 UNKNOWN = "unknown"
 """The actor of what was done behind our back."""
 

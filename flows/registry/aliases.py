@@ -22,6 +22,7 @@ from features.logs.audit_log import (
     PROMOTION,
     REFUSAL,
     ROLLBACK,
+    VERDICT,
     AuditLog,
     Entry,
     alias_subject,
@@ -162,6 +163,29 @@ class Aliases:
             REFUSAL, subject_of(alias), before=self.get(alias), after=version, reason=reason,
             evidence=evidence,
         )  # fmt: skip
+
+    def note_verdict(
+        self, alias: str, version: str, *, reason: str, evidence: Mapping[str, Any]
+    ) -> Entry:
+        """Record that a version passed the gate without being given the alias."""
+        return self.log.record(
+            VERDICT, subject_of(alias), before=self.get(alias), after=version, reason=reason,
+            evidence=evidence,
+        )  # fmt: skip
+
+    def verdict_on(self, version: str, champion: str) -> Entry | None:
+        """The gate's last verdict on a version beside a champion; None where it never judged.
+
+        Its evidence has the `verdict`, the `run` and the `report`.
+        """
+        before = None
+        while page := self.log.read(limit=_PAGE, before=before, newest_first=True):
+            for one in page:
+                asked = one.evidence.get("gate"), one.evidence.get("compared_with")
+                if one.after == version and asked == ("champion", champion):
+                    return one
+            before = page[-1].position
+        return None
 
     def history(
         self, *, version: str = "", limit: int = 20, before: int | None = None
