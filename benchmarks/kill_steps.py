@@ -43,8 +43,8 @@ POINTS = {
     "promote": "runs/promote-*.partial",
 }
 """Where to kill: as soon as a path is in the home, or a line was printed."""
-OF_A_RUN = {"cost.json", "verdict.json", "published.json"}
-"""Files that tell of a run, not of its result."""
+OF_A_RUN = {"cost.json", "verdict.json", "published.json", "digests.json"}
+"""Files that tell of a run, not of its result, and the seal, which is over them too."""
 
 
 def run_pipeline(home: Path, data: Path, recipe: str, kill_at: str = "") -> bool:

@@ -122,12 +122,19 @@ class HistoryUpdater:
         self._reader = FeatureReader(event_log.home, codebook_id, unfinished=unfinished)
         self._writer = FeatureWriter(event_log.home, codebook_id, unfinished=unfinished)
 
-    def update(self, user_ids: Sequence[str]) -> int:
+    def update(
+        self, user_ids: Sequence[str], clicks: Mapping[str, Sequence[Event]] | None = None
+    ) -> int:
         """Bring the rows of some users up to date; the number of rows that changed.
 
         The caller holds `EventLog.writing`.
+
+        Args:
+            user_ids: whose.
+            clicks: all that the log has of each, where they have been read already.
         """
-        clicks = self._log.clicks_of(user_ids)
+        if clicks is None:
+            clicks = self._log.clicks_of(user_ids)
         changed = self.changed(self._rows(user_ids), clicks)
         self._writer.write_histories(changed)
         return len(changed)
@@ -198,8 +205,10 @@ class EventConsumer:
                 events = self.event_log.after(position, EVENTS_PER_ROUND)
                 users = sorted({one.event.user_id for one in events if one.event.kind == CLICK})
                 self._find_codebooks()
+                # Once for all codebooks: of a busy user these are many.
+                clicks = self.event_log.clicks_of(users) if self._updaters else {}
                 for updater in self._updaters.values():
-                    updater.update(users)
+                    updater.update(users, clicks)
                 self.event_log.advance(CONSUMER, events[-1].position if events else position)
             taken += len(events)
         return taken

@@ -14,8 +14,9 @@ import json
 import logging
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
+LONGEST_PAUSE = 60.0
+"""Before what could not be started is tried again."""
 _SECONDS_BETWEEN_LOOKS = 0.3
 _SAME_START = 1.0
 """Seconds by which two readings of when a process began may differ."""
@@ -176,6 +179,41 @@ def stop(home: Home, running: Running) -> bool:
         psutil.wait_procs(alive, timeout=STOP_SECONDS / 3)
     _file(home, running.name).unlink(missing_ok=True)
     return process is not None
+
+
+def keep(
+    home: Home, names: Sequence[str], start_again: Callable[[str], None], told: threading.Event
+) -> None:
+    """Start again what ends by itself, until told to stop or nothing is left to keep.
+
+    What `stop` has ended, here or by another process, stays ended.
+
+    Args:
+        home: whose programs.
+        names: of those to keep.
+        start_again: starts one; may raise `HymirecError`, and is then asked again, later each time.
+        told: set to stop.
+    """
+    pauses: dict[str, float] = {}
+    due: dict[str, float] = {}
+    while not told.wait(_SECONDS_BETWEEN_LOOKS):
+        kept = {name: find(home, name) for name in names}
+        if not due and not any(kept.values()):
+            return
+        for name, running in kept.items():
+            ended = running is not None and running.process is None
+            if time.monotonic() < due.get(name, 0.0 if ended else float("inf")):
+                continue
+            log.warning("%s has ended and is started again", name)
+            try:
+                start_again(name)
+            except HymirecError as error:
+                pauses[name] = min(LONGEST_PAUSE, 2 * pauses.get(name, 0.5))
+                due[name] = time.monotonic() + pauses[name]
+                log.warning("%s; tried again in %.0f s", error, pauses[name])
+            else:
+                pauses.pop(name, None)
+                due.pop(name, None)
 
 
 def _file(home: Home, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ import mlflow
 import yaml
 from mlflow.exceptions import MlflowException
 
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import DataError, HymirecError, UsageError
 from hymirec.home import Home
+from hymirec.seal import check_seal, seal
+
+log = logging.getLogger(__name__)
 
 CODEBOOK_TAG = "codebook_id"
 """Of a model version: the codebook whose features it reads."""
@@ -89,13 +93,14 @@ class Registry:
     def fetch(self, version: int) -> Path:
         """Bring the files of a version into the home, once; its servers load them from there.
 
-        A version never changes, so what is there is right; it appears whole or not at all.
+        A version never changes, so what is there is right unless it was damaged here, as its seal
+        tells: then it is brought again. It appears whole or not at all.
 
         Raises:
             HymirecError: the files cannot be read.
         """
         place = self._place(version)
-        if place.is_dir():
+        if place.is_dir() and _is_whole(place):
             return place
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
@@ -106,6 +111,9 @@ class Registry:
             found = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(partial)))
             meta = {"model_name": self.name, "model_version": version}
             (found / "registered_model_meta").write_text(yaml.safe_dump(meta))
+            seal(found)
+            if place.is_dir() and not _is_whole(place):
+                place.rename(partial / "damaged")  # who has its files open keeps them
             try:
                 found.rename(place)
             except OSError:  # another process was faster
@@ -126,3 +134,12 @@ class Registry:
 
     def _place(self, version: int) -> Path:
         return self.home.root / "served" / f"{self.name}-{version}"
+
+
+def _is_whole(place: Path) -> bool:
+    try:
+        check_seal(place)
+    except DataError as error:
+        log.warning("%s; it is fetched again", error)
+        return False
+    return True

@@ -75,10 +75,21 @@ class ServedVersion:
         directory: Path,
         processes: Processes,
         session: aiohttp.ClientSession,
+        fetch: Callable[[], Path],
     ) -> None:
-        """Name the version and where its files are; `scale` starts servers."""
+        """Name the version and where its files are; `scale` starts servers.
+
+        Args:
+            info: of the registry.
+            directory: of its files.
+            processes: to run servers in.
+            session: to call them with.
+            fetch: looks whether the files are what they were, and brings them again if not; may
+                raise `HymirecError`, and is called from another thread.
+        """
         self.info = info
         self.directory = directory
+        self._fetch = fetch
         self.popular: list[dict[str, Any]] = []
         self.problem = ""
         self.restarts = 0
@@ -174,6 +185,8 @@ class ServedVersion:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), pause)
             pause = min(LONGEST_PAUSE, 2 * pause or 1.0)
+            with suppress(HymirecError):  # what is there may do
+                self.directory = await asyncio.to_thread(self._fetch)
 
     async def _run_one(self, stopping: asyncio.Event) -> None:
         process: ModelProcess | None = None

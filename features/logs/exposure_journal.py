@@ -2,7 +2,7 @@
 
 A row is in the file before its answer is sent, which takes microseconds, and in the database a
 moment later (docs/adr/0006-exposures-are-journalled.md). A process that is killed leaves its file
-behind, and the next one takes it in.
+behind, and the next one takes it in. While the disk is full rows wait in memory for the database.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ SECONDS_AFTER_FAILURE = 5.0
 SEGMENT_BYTES = 8_000_000
 """Of a journal's file, after which another is begun."""
 ROWS_PER_WRITE = 2000
+MOST_IN_MEMORY = 100_000
+"""Rows that wait for the database while no file takes them."""
 
 
 class ExposureJournal:
@@ -53,6 +55,7 @@ class ExposureJournal:
         except OSError as error:
             raise HymirecError(f"{self._directory} cannot be written: {error.strerror}") from error
         self._full: list[_Segment] = []
+        self._unwritten: list[dict[str, Any]] = []
         self._lock, self._draining = threading.Lock(), threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="exposures", daemon=True)
@@ -60,19 +63,27 @@ class ExposureJournal:
     def append(self, row: Exposure | ShadowAnswer) -> None:
         """Take a row: when this returns, it survives the death of this process.
 
+        While the disk is full it does not: it waits in memory.
+
         Raises:
-            HymirecError: it cannot be written, for the disk is full.
+            HymirecError: it cannot be written, and too many wait already.
         """
         values = {"exposure_id": uuid.uuid4().hex, "kind": type(row).__name__} | vars(row)
         line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
         with self._lock:
-            if self._segment.size > SEGMENT_BYTES:
-                self._full.append(self._segment)
-                self._segment = _Segment.begin(self._directory)
             try:
+                if self._segment.size > SEGMENT_BYTES:
+                    full, self._segment = self._segment, _Segment.begin(self._directory)
+                    self._full.append(full)
                 self._segment.write(line)
             except OSError as error:
-                raise HymirecError(f"an exposure cannot be written: {error.strerror}") from error
+                if len(self._unwritten) >= MOST_IN_MEMORY:
+                    raise HymirecError(
+                        f"an exposure cannot be written: {error.strerror}"
+                    ) from error
+                if not self._unwritten:
+                    log.warning("exposures wait in memory: %s", error.strerror)
+                self._unwritten.append(values)
 
     def drain(self) -> int:
         """Bring all that was appended, here or by processes that died, into the database.
@@ -89,7 +100,7 @@ class ExposureJournal:
     def _drain(self) -> int:
         with self._lock:
             segments = [*self._full, self._segment]
-        new = 0
+        new = self._take_in_unwritten()
         for segment in segments:
             new += self._take_in(segment)
         with self._lock:
@@ -129,6 +140,14 @@ class ExposureJournal:
             except HymirecError as error:
                 log.warning("exposures wait: %s", error)
                 self._stop.wait(SECONDS_AFTER_FAILURE)
+
+    def _take_in_unwritten(self) -> int:
+        with self._lock:
+            rows = self._unwritten[:ROWS_PER_WRITE]
+        new = self._log.append(rows) if rows else 0
+        with self._lock:
+            del self._unwritten[: len(rows)]
+        return new
 
     def _take_in(self, segment: _Segment) -> int:
         new = 0

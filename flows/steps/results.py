@@ -3,7 +3,7 @@
 A step's directory carries a digest of all its inputs: digests of data and of earlier steps, its
 settings, and the source of the library and of the step. It appears under its final name only when
 it is complete; until then the work lies in `<name>.partial`, whose checkpoints the next attempt
-resumes from.
+resumes from. It is sealed: a file that was changed since is found out, and the step is done again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import hymirec
+from hymirec.errors import DataError
 from hymirec.home import Home
+from hymirec.seal import check_seal, seal
 from hymirec.shipped import source_digest as source_digest
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,7 @@ def run_step(
         raise
     cost["seconds"] += before
     (output / COST).write_text(json.dumps(cost))
+    seal(output)
     output.rename(final)
     shutil.rmtree(partial)
     log.info("%s: done in %.1f s", name, cost["seconds"])
@@ -85,13 +89,19 @@ def run_step(
 
 
 def find_step(home: Home, name: str, inputs: Mapping[str, object]) -> StepResult | None:
-    """Find what `run_step` made of the same inputs; None if it has not been done."""
+    """Find what `run_step` made of the same inputs; None if it has not been done.
+
+    A result with a damaged file is put aside, as `<name>.damaged`, and counts for none.
+
+    Raises:
+        DataError: a file cannot be read at present, which says nothing of its content.
+    """
     digest = step_digest(name, inputs)
     final = home.runs / f"{name}-{digest}"
     if not final.is_dir():
         return None
     shutil.rmtree(final.with_suffix(".partial"), ignore_errors=True)  # of a kill after the rename
-    return StepResult(name, final, digest, skipped=True)
+    return StepResult(name, final, digest, skipped=True) if _is_whole(final) else None
 
 
 def forget(done: StepResult) -> None:
@@ -120,6 +130,28 @@ def measured() -> Iterator[dict[str, float]]:
         status = Path("/proc/self/status").read_text()
         peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
         cost["peak_mb"] = int(peak.split()[1]) / 1024
+
+
+def _is_whole(final: Path) -> bool:
+    """Whether all files are those that were written; if not, they are put aside."""
+    files = [path.stat() for path in sorted(final.rglob("*"))]
+    try:
+        _check_once(final, tuple((one.st_size, one.st_mtime_ns) for one in files))
+    except DataError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        log.warning("%s; it is done again", error)
+        aside = final.with_suffix(".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        final.rename(aside)
+        return False
+    return True
+
+
+@lru_cache(maxsize=64)
+def _check_once(final: Path, files: tuple[tuple[int, int], ...]) -> None:
+    """Check the seal, which reads everything; `files` changes when one of them does."""
+    check_seal(final)
 
 
 def _seconds_before(partial: Path) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,6 +57,9 @@ def up(
     prefect_port: Annotated[int | None, typer.Option(help="Of Prefect's server.")] = None,
     mlflow_port: Annotated[int | None, typer.Option(help="Of MLflow's server.")] = None,
     gateway_port: Annotated[int | None, typer.Option(help="Of the gateway.")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Stay, and start again what ends by itself.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,6 +86,8 @@ def up(
         if name == "prefect":
             _deploy(place, told, deployments, webhook)
     _show(place, as_json)
+    if keep:
+        _keep(place, [one for one in SERVICES if one in wanted], told)
 
 
 def down(
@@ -160,6 +167,15 @@ def _start(home: Home, name: str, told: Told) -> None:
         out.print(f"{name}: {NOT_STARTED[name]}", soft_wrap=True)
         return
     supervision.start(home, service, _environment(home, told, name))
+
+
+def _keep(home: Home, names: list[str], told: Told) -> None:
+    """Watch over what runs until interrupted; it goes on without us then, until `down`."""
+    stopping = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: stopping.set())
+    out.print("what ends is started again; Ctrl-C ends this, `hymirec down` all of them")
+    supervision.keep(home, names, lambda name: _start(home, name, told), stopping)
 
 
 def _prefect(home: Home, told: Told) -> Service:

@@ -1,46 +1,20 @@
 """Servers that the tests start on free ports, and stop: Debian's redis-server and PostgreSQL."""
 
 import contextlib
-import os
-import pwd
-import shutil
-import socket
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.hostile_day.servers import (
+    NotInstalledError,
+    new_database,
+    start_postgresql,
+    start_redis,
+)
+
 STORE_VARIABLES = ("HYMIREC_ONLINE_STORE", "HYMIREC_REGISTRY", "HYMIREC_EVENT_LOG")
-
-
-class Server:
-    """A server of the tests' own; `address` is of its database 0 or `postgres`."""
-
-    def __init__(self, command, address, ready, **options):
-        self.command, self.address, self._ready, self._options = command, address, ready, options
-        self.start()
-
-    def start(self):
-        self._process = subprocess.Popen(
-            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._options
-        )
-        deadline = time.monotonic() + 60
-        while not self._ready():
-            assert self._process.poll() is None, f"{self.command[0]} ended"
-            assert time.monotonic() < deadline, f"{self.command[0]} does not answer"
-            time.sleep(0.05)
-
-    def stop(self):
-        self._process.kill()
-        self._process.wait()
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)
@@ -51,68 +25,24 @@ def _no_stores_from_outside(monkeypatch):
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
-    redis = pytest.importorskip("redis", reason="the package redis is not installed (extra scale)")
-    port = free_port()
-    folder = tmp_path_factory.mktemp("redis")
-
-    def ready():
-        try:
-            return redis.Redis(port=port, retry=None, password="secret").ping()
-        except redis.RedisError:
-            return False
-
-    # Kept on disk, so that a restart finds what there was.
-    command = [
-        program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder),
-        "--appendonly", "yes", "--appendfsync", "always", "--requirepass", "secret",
-    ]  # fmt: skip
-    server = Server(command, f"redis://:secret@127.0.0.1:{port}", ready)
+    try:
+        server = start_redis(tmp_path_factory.mktemp("redis"))
+    except NotInstalledError as error:
+        pytest.skip(str(error))
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture(scope="session")
 def postgresql_server():
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    found = programs[-1].parent if programs else Path(shutil.which("postgres") or "none").parent
-    if not (found / "initdb").exists():
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed (extra scale)")
-    owner = {}
     # A folder that another user may enter, which pytest's own are not.
     with tempfile.TemporaryDirectory(prefix="postgresql") as name:
-        folder = Path(name)
-        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-            try:
-                user = pwd.getpwnam("postgres")
-            except KeyError:
-                pytest.skip("PostgreSQL cannot run as root, and there is no user postgres")
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            owner = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        subprocess.run(
-            [found / "initdb", "-D", folder / "data", "-U", "tester", "--auth=trust", "-N"],
-            check=True, capture_output=True, cwd=folder, **owner,
-        )  # fmt: skip
-        port = free_port()
-        address = f"postgresql://tester:secret@127.0.0.1:{port}/postgres"
-
-        def ready():
-            try:
-                with psycopg.connect(address):
-                    return True
-            except psycopg.Error:
-                return False
-
-        command = [
-            str(found / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder),
-            "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=500",
-        ]  # fmt: skip
-        server = Server(command, address, ready, cwd=folder, **owner)
+        try:
+            server = start_postgresql(Path(name), durable=False)
+        except NotInstalledError as error:
+            pytest.skip(str(error))
         yield server
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture
@@ -128,12 +58,7 @@ def redis_store(redis_server):
 @pytest.fixture
 def postgresql_database(postgresql_server):
     """Address of an empty PostgreSQL database."""
-    import psycopg
-
-    name = f"test_{time.time_ns()}"
-    with psycopg.connect(postgresql_server.address, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    return postgresql_server.address.replace("/postgres", f"/{name}")
+    return new_database(postgresql_server, f"test_{time.time_ns()}")
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ class Store:
         self.server, self.kills = server, 0
 
     def kill(self):
-        self.server.stop()  # by SIGKILL
+        self.server.kill()
         self.kills += 1
         time.sleep(0.5)
         self.server.start()

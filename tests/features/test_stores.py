@@ -96,7 +96,7 @@ def test_a_stopped_redis_is_one_line_and_a_started_one_is_found(
     home = Home.at(tmp_path)
     publish(home)
     reader = online.FeatureReader(home, CODEBOOK)
-    redis_server.stop()
+    redis_server.kill()
     started = time.monotonic()
     try:
         with pytest.raises(HymirecError) as caught:
@@ -121,7 +121,7 @@ def test_a_stopped_postgresql_is_one_line_and_a_started_one_is_found(
     publish(home)
     reader, log = online.FeatureReader(home, CODEBOOK), EventLog(home)
     log.append([Event("e1", "u1", "i3", "click", 150)])
-    postgresql_server.stop()
+    postgresql_server.kill()
     try:
         assert reader.read_user("u1").history.item_ids == ["i1", "i2"]  # needs Redis alone
         with pytest.raises(HymirecError) as of_registry:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -13,7 +14,7 @@ import pytest
 from hymirec import supervision
 from hymirec.errors import HymirecError
 from hymirec.home import Home
-from hymirec.supervision import Service, find, found, log_path, start, stop
+from hymirec.supervision import Service, find, found, keep, log_path, start, stop
 
 SERVER = """
 import http.server, subprocess, sys, time
@@ -96,3 +97,59 @@ def test_a_damaged_file_is_as_none(home):
     (supervision.folder(home) / "web.json").write_text("{")
     assert find(home, "web") is None
     assert found(home) == []
+
+
+SLEEPER = Service("sleeper", [sys.executable, "-c", "import time; time.sleep(600)"])
+
+
+@pytest.fixture
+def keeping(home, monkeypatch):
+    """A program that is kept by a thread; called with what starts it again."""
+    monkeypatch.setattr(supervision, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    told, threads = threading.Event(), []
+
+    def begin(again):
+        start(home, SLEEPER, os.environ)
+        thread = threading.Thread(target=keep, args=(home, ["sleeper"], again, told))
+        thread.start()
+        threads.append(thread)
+        return thread
+
+    yield begin
+    told.set()
+    for thread in threads:
+        thread.join()
+    if (left := find(home, "sleeper")) is not None:
+        stop(home, left)
+
+
+def wait_for(reached, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def test_what_is_killed_is_started_again_also_where_that_fails_at_first(home, keeping):
+    tries = []
+
+    def again(name):
+        tries.append(time.monotonic())
+        if len(tries) < 2:
+            raise HymirecError("not yet")
+        stop(home, find(home, name))
+        start(home, SLEEPER, os.environ)
+
+    keeping(again)
+    first = find(home, "sleeper")
+    first.process.kill()
+    wait_for(lambda: len(tries) == 2 and (one := find(home, "sleeper")) and one.pid != first.pid)
+    assert find(home, "sleeper").state == "running"
+    assert tries[1] - tries[0] >= 1.0
+
+
+def test_what_was_stopped_stays_stopped_and_nothing_is_kept_then(home, keeping):
+    thread = keeping(lambda name: pytest.fail(f"{name} was started again"))
+    stop(home, find(home, "sleeper"))
+    thread.join(20)
+    assert not thread.is_alive()

@@ -1,5 +1,7 @@
 """The process around the model server, as far as nothing has to be started."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from hymirec.errors import UsageError
@@ -34,3 +36,31 @@ def test_a_home_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be used"):
         Home.at(tmp_path / "file").create()
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A registry whose version 1 is a folder with one file."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("right")
+    found = Registry(Home.at(tmp_path / "home").create(), "hymirec")
+    client = SimpleNamespace(get_model_version_download_uri=lambda name, version: str(model))
+    found.__dict__["_client"] = client
+    return found
+
+
+def test_files_of_a_version_are_brought_once(registry, tmp_path):
+    place = registry.fetch(1)
+    assert (place / "weights").read_text() == "right"
+    (tmp_path / "model" / "weights").unlink()
+    assert registry.fetch(1) == place
+
+
+def test_files_that_were_damaged_here_are_brought_again(registry, caplog):
+    place = registry.fetch(1)
+    (place / "weights").write_text("wrong")
+    assert registry.fetch(1) == place
+    assert (place / "weights").read_text() == "right"
+    assert "weights is not the file that was written" in caplog.text
+    assert [path.name for path in place.parent.iterdir()] == [place.name]

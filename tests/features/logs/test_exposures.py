@@ -1,5 +1,6 @@
 """No exposure is lost and none is there twice, whoever dies. Runs on PostgreSQL too."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -164,18 +166,37 @@ def test_files_are_begun_anew_and_removed(home, monkeypatch):
     journal.close()
 
 
-def test_a_full_disk_is_said_and_tears_no_other_row(home, monkeypatch):
+def test_on_a_full_disk_rows_wait_in_memory_and_tear_no_other(home, monkeypatch):
     journal = ExposureJournal(home)
     write = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda file, data: write(file, data[: len(data) // 2]))
+        for name in ("half", "another"):
+            journal.append(replace(ROW, request_id=name))
+        patch.setattr(exposure_journal, "MOST_IN_MEMORY", 2)
         with pytest.raises(HymirecError, match=r"cannot be written: No space left"):
-            journal.append(replace(ROW, request_id="half"))
+            journal.append(replace(ROW, request_id="one too many"))
     journal.append(ROW)
     journal.append(replace(ROW, request_id="r2"))
-    assert journal.drain() == 2
-    assert rows_of(home)["request_id"].tolist() == ["r1", "r2"]
+    assert journal.drain() == 4
+    assert journal.drain() == 0
+    assert sorted(rows_of(home)["request_id"]) == ["another", "half", "r1", "r2"]
     journal.close()
+
+
+def test_a_new_file_that_cannot_be_begun_loses_nothing(home, monkeypatch):
+    monkeypatch.setattr(exposure_journal, "SEGMENT_BYTES", 100)
+    journal = ExposureJournal(home)
+    journal.append(replace(ROW, request_id="first"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", mock.Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        for name in ("second", "third"):
+            journal.append(replace(ROW, request_id=name))
+    journal.append(replace(ROW, request_id="fourth"))
+    assert journal.drain() == 4
+    assert sorted(rows_of(home)["request_id"]) == ["first", "fourth", "second", "third"]
+    journal.close()
+    assert list((home.events / "exposures").iterdir()) == []
 
 
 def test_taking_a_row_takes_microseconds(home):

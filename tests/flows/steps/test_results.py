@@ -1,12 +1,15 @@
 """A step is done once, found again, and leaves nothing half done."""
 
+import errno
 import logging
 import time
+from unittest.mock import Mock
 
 import pytest
 
 from flows.steps import results as steps
 from flows.steps.results import find_step, forget, run_step, source_digest, step_digest
+from hymirec.errors import DataError
 from hymirec.home import Home
 
 
@@ -95,7 +98,9 @@ def test_failing_work_leaves_no_result_and_hands_its_checkpoints_on(home):
     assert not step.skipped
     assert work.found == {"epoch-1": "half", "epoch-2": "half"}
     assert read(step) == "whole"
-    assert {path.name for path in step.directory.iterdir()} == {"file.txt", "cost.json"}
+    assert {path.name for path in step.directory.iterdir()} == {
+        "file.txt", "cost.json", "digests.json",
+    }  # fmt: skip
     assert step.cost["seconds"] >= 0
     assert [path.name for path in home.runs.iterdir()] == [step.directory.name]
 
@@ -188,3 +193,31 @@ def test_commands_are_no_input_of_any_step(home, monkeypatch, tmp_path):
     assert step_digest("encoder", {}) == before
     (library / "model.py").write_text("x = 2")
     assert step_digest("encoder", {}) != before
+
+
+def test_a_damaged_result_is_done_again_and_kept_for_looking(home, caplog):
+    done = run_step(home, "encoder", {}, Work("right"))
+    (done.directory / "file.txt").write_text("wrong")
+    assert find_step(home, "encoder", {}) is None
+    assert "file.txt is not the file that was written" in caplog.text
+    again = run_step(home, "encoder", {}, Work("right"))
+    assert not again.skipped
+    assert read(again) == "right"
+    assert (done.directory.with_suffix(".damaged") / "file.txt").read_text() == "wrong"
+    (again.directory / "file.txt").unlink()
+    assert not run_step(home, "encoder", {}, Work("right")).skipped
+
+
+def test_a_result_that_cannot_be_read_at_present_is_not_taken_for_damaged(home, monkeypatch):
+    done = run_step(home, "encoder", {}, Work())
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.file_digest", Mock(side_effect=OSError(errno.EMFILE, "too many")))
+        with pytest.raises(DataError, match="too many"):
+            find_step(home, "encoder", {})
+    assert find_step(home, "encoder", {}).directory == done.directory
+
+
+def test_a_result_of_before_there_were_seals_is_taken(home):
+    done = run_step(home, "encoder", {}, Work())
+    (done.directory / "digests.json").unlink()
+    assert find_step(home, "encoder", {}) is not None

@@ -23,7 +23,8 @@ def _environment(monkeypatch):
 def up(home, *names, data=None):
     services.up(
         list(names) or None, data=data, recipe=None, webhook="", deployments=None,
-        prefect_port=None, mlflow_port=None, gateway_port=None, home=home, as_json=False,
+        prefect_port=None, mlflow_port=None, gateway_port=None, keep=False,
+        home=home, as_json=False,
     )  # fmt: skip
 
 
