@@ -5,7 +5,9 @@
 Both compare the two versions of the scenario `better` (`hymirec simulate`) on the same crowd, with
 the analyses that readouts use, here without the gateway, for one course tells little. The answer is
 the fewest users with which at least 80 % of the runs are sure of the better version, each design
-planned for as many as it has. Prints JSON.
+planned for as many as it has. It depends on the crowd, so there are several: how often users come,
+and how much they differ in eagerness. Prints JSON; `users_needed` and what follows it are of the
+simulator's own crowd, all are under `crowds`.
 """
 
 from __future__ import annotations
@@ -21,13 +23,22 @@ import pandas as pd
 from hymirec.abtest.analysis import estimate
 from hymirec.abtest.interleaving import TREATMENT, preference, team_draft
 from hymirec.abtest.metrics import CLICKS, CLICKS_BEFORE, METRICS, SHOWN
-from hymirec.simulation.crowd import Crowd
+from hymirec.simulation.crowd import UNEVENNESS, Crowd
 from hymirec.simulation.recommender import MOST_ITEMS, SimulatedRecommender
 from hymirec.simulation.scenarios import LIST_LENGTH, SCENARIOS, VISITS
 
 ALPHA, POWER = 0.05, 0.8
-RUNS, QUICK_RUNS, USERS = 300, 20, 6000
-SIZES = (50, 75, 100, 150, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200, 4800)
+RUNS, QUICK_RUNS, USERS = 100, 10, 3200
+SIZES = (
+    50, 75, 100, 125, 150, 175, 200, 250, 300, 400, 500, 600, 800, 1000, 1200, 1600, 2400, 3200,
+)  # fmt: skip
+CROWDS = {
+    "simulator": (VISITS, UNEVENNESS),
+    "seldom": (4.0, UNEVENNESS),
+    "seldom, less uneven": (4.0, 1.0),
+    "seldom, most alike": (4.0, 0.8),
+}
+"""Visits of a user on the average, and how much users differ in eagerness."""
 
 
 def main() -> None:
@@ -38,30 +49,35 @@ def main() -> None:
     asked = parser.parse_args()
     runs = QUICK_RUNS if asked.quick else RUNS
     started = time.monotonic()
+    crowds = {}
+    for name, (visits, unevenness) in CROWDS.items():
+        crowds[name] = _compared(visits, unevenness, runs, asked.seed)
+    seconds = round(time.monotonic() - started, 1)
+    print(json.dumps(crowds["simulator"] | {"runs": runs, "crowds": crowds, "seconds": seconds}))
+
+
+def _compared(mean_visits, unevenness, runs, seed):
+    """Both designs on one crowd."""
     scenario = SCENARIOS["better"]
-    crowd = Crowd.make(USERS, asked.seed)
+    crowd = Crowd.make(USERS, seed, unevenness)
     pair = [SimulatedRecommender(crowd, one) for one in (scenario.champion, scenario.challenger)]
     worth = [one.true_worth(LIST_LENGTH) for one in pair]
-    rng = np.random.default_rng(asked.seed)
-    visits = 1 + rng.poisson(VISITS - 1, USERS)
+    rng = np.random.default_rng(seed)
+    visits = 1 + rng.poisson(mean_visits - 1, USERS)
     sure = {
         "ab": _ab(crowd, pair, visits, runs, rng),
         "interleaving": _interleaved(crowd, pair, visits, runs, rng),
     }
     needed = {name: _needed(found) for name, found in sure.items()}
     both = needed["ab"] and needed["interleaving"]
-    print(
-        json.dumps(
-            {
-                "true_lift": worth[1] / worth[0] - 1,
-                "runs": runs,
-                "users_needed": needed,
-                "times_fewer": needed["ab"] / needed["interleaving"] if both else None,
-                "power": sure,
-                "seconds": round(time.monotonic() - started, 1),
-            }
-        )
-    )
+    return {
+        "visits": mean_visits,
+        "unevenness": unevenness,
+        "true_lift": worth[1] / worth[0] - 1,
+        "users_needed": needed,
+        "times_fewer": needed["ab"] / needed["interleaving"] if both else None,
+        "power": sure,
+    }
 
 
 def _ab(crowd, pair, visits, runs, rng):

@@ -72,12 +72,29 @@ class Desk:
         return lifecycle.start(self.home, name, reason=reason, actor=actor)
 
     def conclude(
-        self, name: str, winner: str, *, reason: str, actor: str, promote: bool
+        self, name: str, winner: str, *, reason: str, actor: str, promote: bool, force: bool
     ) -> StoredExperiment:
         """See `lifecycle.conclude`."""
         return lifecycle.conclude(
-            self.home, name, winner, reason=reason, actor=actor, promote=promote
+            self.home, name, winner, reason=reason, actor=actor, promote=promote, force=force
         )
+
+    def gate_says(self, version: int) -> str:
+        """What the gate found of a version beside the present champion, in a line."""
+        aliases = self._aliases()
+        try:
+            champion = aliases.get(CHAMPION)
+            if champion == str(version):
+                return "it is champion"
+            found = aliases.verdict_on(str(version), champion)
+        finally:
+            aliases.log.close()
+        if found is None:
+            return f"the gate has not compared it with version {champion or 'none'} yet"
+        word = {"pass": "passed", "fail": "failed"}.get(
+            found.evidence["verdict"], found.evidence["verdict"]
+        )
+        return f"{word} the gate beside version {champion}, {found.time:%Y-%m-%d %H:%M}"
 
     def monitoring(self) -> list[dict[str, Any]]:
         """The champion's series by metric, those that have points."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from prefect.artifacts import create_markdown_artifact
 from features.logs.experiments import ExperimentStore, StoredExperiment
 from features.logs.readings import ReadingLog
 from features.logs.readouts import ReadoutMaker
-from flows.registry.lifecycle import conclude
+from flows.registry.lifecycle import GateError, conclude
 from flows.runtime.notify import HOOKS, notify
-from hymirec.abtest.decisions import Decision, decide
+from hymirec.abtest.decisions import PERSON, Decision, decide
 from hymirec.abtest.readout import Readout
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
@@ -39,11 +39,19 @@ TOLD = ("pause", "roll_back", "conclude")
 
 @dataclass(frozen=True)
 class ReadOut:
-    """What came of one experiment."""
+    """What came of one experiment.
+
+    Attributes:
+        stored: as it stands now.
+        readout: the numbers.
+        decision: what followed from them.
+        asks: whether a person has to decide, and did not have to at the readout before.
+    """
 
     stored: StoredExperiment
     readout: Readout
     decision: Decision
+    asks: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -91,35 +99,43 @@ def read_out_experiment(
     if stored.state != "running":
         return ReadOut(stored, readout, Decision("hold", f"it is {stored.state}"))
     decision = decide(stored.experiment, stored.progress, readout)
+    asks = False
     if act:
-        ReadingLog(home).append(readout, decision)
-        stored = _act(home, store, stored, decision)
+        stored, decision = _act(home, store, stored, decision)
+        readings = ReadingLog(home)
+        before = readings.of_experiment(name, limit=1)
+        asks = PERSON in decision.reason and not (before and PERSON in before[0].reason)
+        readings.append(readout, decision)
         _track(home, stored, readout, decision)
     log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
-    return ReadOut(stored, readout, decision)
+    return ReadOut(stored, readout, decision, asks)
 
 
 def _act(
     home: Home, store: ExperimentStore, stored: StoredExperiment, decision: Decision
-) -> StoredExperiment:
+) -> tuple[StoredExperiment, Decision]:
+    """Do what was decided; returns it, or what became of it at the gate."""
     name, reason, evidence = stored.name, decision.reason, decision.evidence
     try:
         if decision.action == "ramp":
-            return store.ramp(name, reason=reason, evidence=evidence, actor=ACTOR)
-        if decision.action == "pause":
-            return store.pause(name, reason=reason, evidence=evidence, actor=ACTOR)
-        if decision.action == "roll_back":
-            return store.end(name, "rolled_back", reason=reason, evidence=evidence, actor=ACTOR)
-        if decision.action == "conclude":
+            stored = store.ramp(name, reason=reason, evidence=evidence, actor=ACTOR)
+        elif decision.action == "pause":
+            stored = store.pause(name, reason=reason, evidence=evidence, actor=ACTOR)
+        elif decision.action == "roll_back":
+            stored = store.end(name, "rolled_back", reason=reason, evidence=evidence, actor=ACTOR)
+        elif decision.action == "conclude":
             promote = stored.experiment.on_win == "promote"
-            return conclude(
+            stored = conclude(
                 home, name, decision.winner, reason=reason, evidence=evidence, actor=ACTOR,
                 promote=promote, clock=store.clock,
             )  # fmt: skip
+    except GateError as error:
+        held = f"{reason}; but {error}: {PERSON}"
+        return store.get(name), replace(decision, action="hold", reason=held, winner="")
     except UsageError as error:  # a person was faster
         log.warning("experiment %s: %s: %s", name, decision.action, error)
-        return store.get(name)
-    return stored
+        stored = store.get(name)
+    return stored, decision
 
 
 def _track(home: Home, stored: StoredExperiment, readout: Readout, decision: Decision) -> None:
@@ -190,7 +206,7 @@ def experiment_readout(home: Path, names: Sequence[str] = ()) -> ReadOuts:
     """
     found = read_out_running(Home.at(home), names)
     for one in found:
-        if one.decision.action in TOLD:
+        if one.decision.action in TOLD or one.asks:
             notify(
                 "experiment", f"{one.stored.name}: {one.decision.reason}",
                 action=one.decision.action, state=one.stored.state,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +11,14 @@ import mlflow
 from prefect import flow
 
 from flows.collect import collect
+from flows.gate.aside import ask_gate
 from flows.pipeline import pipeline
 from flows.registry.served import ServedVersion, served_versions
 from flows.runtime.notify import HOOKS, notify
 from flows.runtime.settings import CHAMPION
-from hymirec.errors import HymirecError
 from hymirec.home import Home
 
 log = logging.getLogger(__name__)
-
-VERDICTS = {0: "champion", 3: "refused", 4: "refused"}
-"""What a version is by the status of `hymirec promote`; 4 says that the data cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -95,24 +89,12 @@ def _as_trained(home: Home, served: ServedVersion) -> dict[str, Any]:
 
 
 def _ask_gate(home: Home, version: int) -> tuple[str, str]:
-    """Have `hymirec promote` compare a version with the champion, in a process of its own.
-
-    The gate starts model servers, which flows know nothing of.
-
-    Returns:
-        What the version is now, and the gate's reason.
+    """What the version is after the gate has compared it with the champion, and the reason.
 
     Raises:
         HymirecError: the gate could not judge.
     """
-    program = Path(sys.executable).parent / "hymirec"
-    done = subprocess.run(
-        [str(program), "promote", str(version), "--home", str(home.root), "--json"],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode not in VERDICTS:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        raise HymirecError(f"the gate could not judge version {version}: {lines[-1]}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = ask_gate(home, str(version))
     log.info("gate: %s: %s", found["verdict"], found["reason"])
-    return VERDICTS[done.returncode], f"({found['verdict']}: {found['reason']})"
+    standing = "champion" if found["moved"] else "refused"
+    return standing, f"({found['verdict']}: {found['reason']})"

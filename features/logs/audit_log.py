@@ -40,18 +40,26 @@ from features.logs.database import Log, numbered_table
 ENV_ACTOR = "HYMIREC_ACTOR"
 """Who acts, where the account's name would not say, such as in CI."""
 
-PROMOTION, NOMINATION, FORCED, ROLLBACK, NOTICED, REFUSAL = (
+PROMOTION, NOMINATION, FORCED, ROLLBACK, NOTICED, REFUSAL, VERDICT = (
     "promotion",
     "nomination",
     "forced",
     "rollback",
     "noticed",
     "refusal",
+    "verdict",
 )
 MOVES = (PROMOTION, NOMINATION, FORCED, ROLLBACK, NOTICED)
-"""Kinds after which a subject's state is the entry's `after`; a refusal leaves it as it was."""
+"""Kinds after which a subject's state is the entry's `after`; a refusal and a
+verdict leave it as it was."""
 UNKNOWN = "unknown"
 """The actor of what was done behind our back."""
+
+
+def alias_subject(model: str, alias: str) -> str:
+    """How the log calls an alias of a registered model."""
+    return f"{model}@{alias}"
+
 
 _METADATA = MetaData()
 _AUDIT = numbered_table(

@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    delete,
     insert,
     select,
     update,
@@ -63,7 +64,7 @@ class StoredExperiment:
     """An experiment and where it stands.
 
     Attributes:
-        experiment: as it was declared; it never changes.
+        experiment: as it was declared; once started it never changes.
         state: draft, running, paused; or ended: stopped, rolled_back, concluded.
         step: of the ramp, from 0.
         versions: registered version of each variant, fixed when it started; empty before.
@@ -174,37 +175,54 @@ class ExperimentStore(Log):
         with self._database.naming_it(), self._database.engine.connect() as connection:
             return connection.scalar(query) or 0
 
-    def create(self, experiment: Experiment, *, actor: str = "") -> StoredExperiment:
+    def create(
+        self, experiment: Experiment, *, actor: str = "", replace_draft: bool = False
+    ) -> StoredExperiment:
         """Keep a declaration; nobody takes part yet.
+
+        Args:
+            experiment: the declaration.
+            actor: who does it, by default who runs this.
+            replace_draft: whether it may take the place of one that has not started.
 
         Raises:
             UsageError: the name was used before: it salts the hash that splits users, and another
                 experiment under it would give everyone the same variants again.
         """
+        name = experiment.name
         with self.log.moving():
-            if any(one.name == experiment.name for one in self.all()):
+            before = next((one for one in self.all() if one.name == name), None)
+            if before is not None and before.started is not None:
                 raise UsageError(
-                    f"an experiment was called {experiment.name!r} before: choose another name, "
+                    f"an experiment was called {name!r} before: choose another name, "
                     "it decides who gets which variant"
                 )
+            if before is not None and not replace_draft:
+                raise UsageError(
+                    f"{name!r} is there already ({before.state}, never started): choose another "
+                    "name, or change it: `hymirec experiment create --replace`, or its page"
+                )
             values = {
-                "name": experiment.name,
+                "name": name,
                 "definition": experiment.model_dump_json(),
                 "state": "draft",
                 "step": 0,
                 "versions": "{}",
-                "created": self.clock(),
+                "created": before.created if before else self.clock(),
+                "ended": None,
                 "winner": "",
-                "reason": "created",
+                "reason": "changed" if before else "created",
                 "revision": self.revision() + 1,
             }
             with self._database.naming_it(), self._database.engine.begin() as connection:
+                connection.execute(delete(_EXPERIMENTS).where(_EXPERIMENTS.c.name == name))
                 connection.execute(insert(_EXPERIMENTS).values(values))
             self.log.record(
-                "created", subject_of(experiment.name), after="draft", actor=actor,
-                reason=experiment.hypothesis, evidence={"definition": experiment.model_dump()},
+                "changed" if before else "created", subject_of(name), after="draft", actor=actor,
+                before=before.state if before else "", reason=experiment.hypothesis,
+                evidence={"definition": experiment.model_dump()},
             )  # fmt: skip
-        return self.get(experiment.name)
+        return self.get(name)
 
     def start(
         self, name: str, versions: Mapping[str, int], *, reason: str = "", actor: str = ""

@@ -20,6 +20,13 @@ from features.logs.event_log import CLICK, EventLog
 from hymirec.abtest import metrics as m
 from hymirec.abtest.definition import Experiment
 
+_AT_FIRST = {
+    m.ERRORS: m.FIRST_ERROR,
+    m.FALLBACKS: m.FIRST_FALLBACK,
+    m.SLOW: m.FIRST_SLOW,
+    m.LATENCY: m.FIRST_LATENCY,
+}
+"""What is summed over a user's requests, and what the first of them has by itself."""
 DAYS_BEFORE = 14
 """Of what users did before an experiment, to foretell what they do in it."""
 SLOW_MS = 100.0
@@ -115,11 +122,14 @@ def _requests(rows: pd.DataFrame) -> pd.DataFrame:
             m.FALLBACKS: rows["is_fallback"].astype(bool),
             m.SLOW: rows["latency_ms"] > SLOW_MS,
             m.LATENCY: rows["latency_ms"],
+            m.FIRST_REQUEST: rows["time"],
         }
     )
-    summed = [m.REQUESTS, m.ERRORS, m.FALLBACKS, m.SLOW, m.LATENCY]
+    summed = [m.REQUESTS, *_AT_FIRST]
     grouped = table.groupby(m.USER, sort=True)
-    return grouped[[m.VARIANT]].first().join(grouped[summed].sum())
+    earliest = table.sort_values(m.FIRST_REQUEST, kind="stable").drop_duplicates(m.USER)
+    first = earliest.set_index(m.USER)[[m.VARIANT, m.FIRST_REQUEST, *_AT_FIRST]]
+    return grouped[summed].sum().join(first.rename(columns=_AT_FIRST))
 
 
 def _lists(counted: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,17 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from features.logs.audit_log import MOVES, NOTICED, PROMOTION, REFUSAL, ROLLBACK, AuditLog, Entry
+from features.logs.audit_log import (
+    MOVES,
+    NOTICED,
+    PROMOTION,
+    REFUSAL,
+    ROLLBACK,
+    VERDICT,
+    AuditLog,
+    Entry,
+    alias_subject,
+)
 from flows.runtime.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -33,7 +43,7 @@ _PAGE = 1000
 
 def subject_of(alias: str) -> str:
     """How the audit log calls an alias."""
-    return f"{MODEL_NAME}@{alias}"
+    return alias_subject(MODEL_NAME, alias)
 
 
 class Aliases:
@@ -153,6 +163,29 @@ class Aliases:
             REFUSAL, subject_of(alias), before=self.get(alias), after=version, reason=reason,
             evidence=evidence,
         )  # fmt: skip
+
+    def note_verdict(
+        self, alias: str, version: str, *, reason: str, evidence: Mapping[str, Any]
+    ) -> Entry:
+        """Record that a version passed the gate without being given the alias."""
+        return self.log.record(
+            VERDICT, subject_of(alias), before=self.get(alias), after=version, reason=reason,
+            evidence=evidence,
+        )  # fmt: skip
+
+    def verdict_on(self, version: str, champion: str) -> Entry | None:
+        """The gate's last verdict on a version beside a champion; None where it never judged.
+
+        Its evidence has the `verdict`, the `run` and the `report`.
+        """
+        before = None
+        while page := self.log.read(limit=_PAGE, before=before, newest_first=True):
+            for one in page:
+                asked = one.evidence.get("gate"), one.evidence.get("compared_with")
+                if one.after == version and asked == ("champion", champion):
+                    return one
+            before = page[-1].position
+        return None
 
     def history(
         self, *, version: str = "", limit: int = 20, before: int | None = None

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from features.logs.audit_log import PROMOTION
-from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.audit_log import FORCED, PROMOTION
+from features.logs.experiments import HOLDS_TRAFFIC, ExperimentStore, StoredExperiment
+from flows.gate.aside import ask_gate
 from flows.registry.aliases import Aliases
 from flows.runtime.settings import CHAMPION
 from hymirec.abtest.definition import Experiment
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 from hymirec.query import Query
 
@@ -62,33 +63,85 @@ def start(
     return store.start(name, versions, reason=reason, actor=actor)
 
 
+class GateError(UsageError):
+    """A winner may not become champion; nothing was changed."""
+
+
+Judge = Callable[[Home, str, str], Mapping[str, Any]]
+"""Asks the gate about a version, writes its verdict down, and returns it."""
+
+
 def conclude(
     home: Home, name: str, winner: str, *, reason: str, actor: str = "",
-    evidence: dict[str, Any] | None = None, promote: bool = True,
-    clock: Callable[[], float] = time.time,
+    evidence: dict[str, Any] | None = None, promote: bool = True, force: bool = False,
+    clock: Callable[[], float] = time.time, judge: Judge = ask_gate,
 ) -> StoredExperiment:  # fmt: skip
     """End an experiment, and let `champion` name the winner's version if that is another.
 
+    That takes what any promotion takes: a verdict of the gate that the version passes beside the
+    present champion. One on record counts; where there is none the gate is asked, which takes a
+    minute or so.
+
+    Args:
+        home: whose.
+        name: of the experiment.
+        winner: variant that has won.
+        reason: in a line.
+        actor: who does it, by default who runs this.
+        evidence: the numbers behind it.
+        promote: whether the winner's version is to become champion.
+        force: without the gate; named so in the history.
+        clock: tells what time it is; simulations have their own.
+        judge: asks the gate.
+
     Raises:
-        UsageError: it has ended, has no such variant, or the winner cannot answer; nothing is
-            changed then.
+        UsageError: it has ended, has no such variant, the winner cannot answer, or the champion has
+            changed meanwhile.
+        GateError: the winner has not passed the gate, or the gate could not judge.
     """
     store = ExperimentStore(home, clock=clock)
     stored = store.get(name)
     variant = stored.experiment.variant(winner)
-    version = str(stored.versions.get(winner, ""))
-    aliases = Aliases(home) if promote and version else None
-    if aliases is not None:
+    if stored.state not in HOLDS_TRAFFIC:
+        state = stored.state.replace("_", " ")
+        raise UsageError(f"{name} is {state}: only one that is running or paused can be concluded")
+    version = str(stored.versions[winner])
+    aliases = Aliases(home) if promote else None
+    champion = aliases.get(CHAMPION) if aliases else ""
+    passed: dict[str, Any] = {}
+    if aliases is not None and champion != version:
         aliases.refuse_without_features(version)
+        passed = {} if force else _passage(aliases, version, champion, judge)
         if variant.settings:
             log.info("the winner's settings are not a version's: send %s with requests",
                      variant.settings)  # fmt: skip
     ended = store.end(
         name, "concluded", reason=reason, winner=winner, actor=actor, evidence=evidence
     )
-    if aliases is not None and aliases.get(CHAMPION) != version:
+    if aliases is not None and champion != version:
         aliases.move(
-            CHAMPION, version, PROMOTION, reason=f"experiment {name}: {reason}",
-            evidence=(evidence or {}) | {"experiment": name, "variant": winner}, actor=actor,
+            CHAMPION, version, FORCED if force else PROMOTION,
+            reason=f"experiment {name}: {reason}", expected=champion, actor=actor,
+            evidence=(evidence or {}) | passed | {"experiment": name, "variant": winner},
         )  # fmt: skip
     return ended
+
+
+def _passage(aliases: Aliases, version: str, champion: str, judge: Judge) -> dict[str, Any]:
+    """The verdict by which a version may take the champion's place."""
+    entry = aliases.verdict_on(version, champion)
+    if entry is None:
+        log.info("gate: version %s has not been compared with version %s yet", version, champion)
+        try:
+            judge(aliases.home, version, "--judge")
+        except HymirecError as error:
+            raise GateError(str(error)) from error
+        entry = aliases.verdict_on(version, champion)
+    if entry is None:
+        raise GateError(f"the gate has no verdict on version {version} beside version {champion}")
+    if entry.evidence["verdict"] != "pass":
+        raise GateError(
+            f"version {version} has not passed the gate beside version {champion}: {entry.reason}"
+        )
+    names = ("verdict", "gate", "compared_with", "run", "report", "data")
+    return {name: entry.evidence[name] for name in names if name in entry.evidence}

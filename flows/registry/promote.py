@@ -138,7 +138,7 @@ class Promotion:
 
 def promote_version(
     home: Home, name: str, alias: str, start_trial: StartTrial, *, config: Path | None = None,
-    dry_run: bool = False,
+    dry_run: bool = False, judge_only: bool = False,
 ) -> Promotion:  # fmt: skip
     """Give an alias to a version if it passes the gate, and record what came of it either way.
 
@@ -149,6 +149,7 @@ def promote_version(
         start_trial: starts model servers of versions.
         config: limits other than the home's.
         dry_run: only look; nothing moves and the audit log stays as it is.
+        judge_only: write the verdict down; nothing moves.
 
     Raises:
         UsageError: there is no such version, it has the alias already, the champion has changed
@@ -167,9 +168,9 @@ def promote_version(
         report = pass_gate(aliases, version, beside, alias, start_trial, config)
         page = report.log(run)
         mlflow.set_tags({"verdict": report.verdict, "champion": report.champion})
-    moved = report.verdict == "pass" and not dry_run
+    moved = report.verdict == "pass" and not dry_run and not judge_only
     if not dry_run:
-        _settle(aliases, report, named.get(alias, ""), run, page)
+        _settle(aliases, report, named.get(alias, ""), run, page, move=moved)
     log.info("gate: %s: %s", report.verdict, report.reason)
     return Promotion(report, run, page, moved)
 
@@ -209,7 +210,9 @@ def _asked_for(home: Home, name: str, alias: str) -> tuple[Aliases, ModelVersion
     return aliases, version
 
 
-def _settle(aliases: Aliases, report: GateReport, before: str, run: str, page: str) -> None:
+def _settle(
+    aliases: Aliases, report: GateReport, before: str, run: str, page: str, *, move: bool
+) -> None:
     """Move the alias or say why not, and let the version tell of its verdict."""
     word = {"pass": "passed", "fail": "failed"}.get(report.verdict, report.verdict)
     for tag, value in ((GATE_TAG, f"{word}: {report.reason}"), (REPORT_TAG, page)):
@@ -218,7 +221,11 @@ def _settle(aliases: Aliases, report: GateReport, before: str, run: str, page: s
         "verdict": report.verdict, "gate": "champion", "compared_with": report.champion,
         "run": run, "report": page, "data": report.data,
     }  # fmt: skip
-    if report.verdict == "pass":
+    if report.verdict == "pass" and not move:
+        aliases.note_verdict(
+            report.alias, report.candidate, reason=f"{word}: {report.reason}", evidence=evidence
+        )
+    elif report.verdict == "pass":
         aliases.move(
             report.alias, report.candidate, PROMOTION, reason=report.reason, evidence=evidence,
             expected=before,

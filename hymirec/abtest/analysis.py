@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -19,6 +19,7 @@ from scipy.stats import chisquare
 from tea_tasting.aggr import Aggregates
 from tea_tasting.metrics import RatioOfMeans
 
+from hymirec.abtest import early
 from hymirec.abtest.metrics import Metric
 from hymirec.abtest.sequential import half_width, mismatch_p_value, mixing, p_value
 
@@ -283,6 +284,7 @@ class Guarded:
         treatment: the variant's.
         room: what is left to the margin, in the metric's unit, below 0 past it.
         interval: of the room; holds at every look.
+        note: how the first users fared, where they alone show that it is broken.
     """
 
     metric: str
@@ -293,6 +295,7 @@ class Guarded:
     treatment: float | None
     room: float | None
     interval: Interval
+    note: str = ""
 
 
 def guard(
@@ -300,6 +303,9 @@ def guard(
     relative: float | None, absolute: float | None, alpha: float, planned: float,
 ) -> Guarded:  # fmt: skip
     """Test whether a variant is worse than the control by more than a margin.
+
+    What breaks outright is seen from each user's first request (`hymirec.abtest.early`), all else
+    from the intervals of means, once there are `MIN_USERS` of each.
 
     Args:
         control: its users, as for `sample`.
@@ -314,6 +320,16 @@ def guard(
     factor = 1.0 if relative is None else 1 - relative if metric.better == "up" else 1 + relative
     margin = f"{relative:.2%}" if relative is not None else f"{absolute:g}"
     nothing = Guarded(metric.name, variant, "open", margin, None, None, None, (None, None))
+    if metric.at_first:
+        note = early.breaks_at_once(
+            control, treatment, metric, factor=factor, absolute=absolute or 0.0,
+            alpha=early.SHARE_OF_ALPHA * alpha,
+        )  # fmt: skip
+        if note:
+            values = (users[metric.columns].sum() for users in (control, treatment))
+            rates = [float(sums[metric.numerator] / sums[metric.denominator]) for sums in values]
+            return replace(nothing, state="broken", control=rates[0], treatment=rates[1], note=note)
+        alpha *= 1 - early.SHARE_OF_ALPHA
     if min(len(control), len(treatment)) < MIN_USERS:
         return nothing
     first, second = sample(control, metric), sample(treatment, metric)

@@ -16,6 +16,8 @@ from hymirec.abtest.metrics import METRICS
 from hymirec.abtest.readout import Readout
 
 Action = Literal["ramp", "hold", "pause", "roll_back", "conclude"]
+PERSON = "a person has to decide"
+"""Ends the reason of what holds and will go on holding."""
 MAX_CROSSOVERS = 0.01
 """Share of users seen in two variants from which the split is not to be believed."""
 
@@ -60,7 +62,8 @@ def decide(experiment: Experiment, progress: Progress, readout: Readout) -> Deci
         return Decision(
             "roll_back",
             f"guardrail {worst.metric} is broken: {worst.variant} {_number(worst.treatment)}, "
-            f"control {_number(worst.control)}, margin {worst.margin}",
+            f"control {_number(worst.control)}, margin {worst.margin}"
+            + (f" ({worst.note})" if worst.note else ""),
             {"guardrails": [vars(one) for one in broken]},
         )
     for what, found in (("assigned", readout.assigned), ("shown lists", readout.exposed)):
@@ -111,7 +114,7 @@ def _of_samples(experiment: Experiment, progress: Progress, readout: Readout) ->
     if _is_over(experiment, progress, readout):
         return Decision(
             "hold", f"the horizon is reached with {fewest} of {step.min_users} users of a variant: "
-            "too few to go on, a person has to decide", evidence,
+            f"too few to go on, {PERSON}", evidence,
         )  # fmt: skip
     return Decision("hold", f"{fewest} of {step.min_users} users of each variant", evidence)
 
@@ -142,7 +145,7 @@ def _conclusion(
                 evidence,
             )
     if _is_over(experiment, progress, readout):
-        return Decision("hold", "inconclusive at the horizon: a person has to decide", evidence)
+        return Decision("hold", f"inconclusive at the horizon: {PERSON}", evidence)
     return Decision("hold", "not conclusive yet", evidence)
 
 

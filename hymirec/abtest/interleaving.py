@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 from hymirec.abtest.analysis import MIN_USERS, Interval
 from hymirec.abtest.sequential import half_width, mixing, p_value
@@ -22,6 +22,11 @@ from hymirec.abtest.sequential import half_width, mixing, p_value
 T = TypeVar("T", bound=Hashable)
 CONTROL, TREATMENT = 0, 1
 """The two teams."""
+SPREAD_CLICKS = 8
+"""Clicks at which a user's own taste hides as much as the luck of the clicks does: a user's share
+of one team has the variance 1 / clicks of luck and 1 / `SPREAD_CLICKS` of users that truly differ.
+Weights by the inverse of the sum are the best (as of a random-effects mean, DerSimonian and Laird,
+1986); any others would only be less sure, not wrong, for the coin that makes teams knows none."""
 
 
 def team_draft(
@@ -62,7 +67,8 @@ class Preference:
     Attributes:
         num_users: with any click.
         wins: users who clicked the treatment's items more often, and the control's.
-        preference: mean over users of (treatment's clicks − control's) / clicks, from −1 to 1.
+        preference: mean over users of (treatment's clicks − control's) / clicks, from −1 to 1,
+            weighted by clicks / (clicks + `SPREAD_CLICKS`): who clicks once says little.
         interval: of it; holds at every look.
         p_value: likewise.
         sign_p_value: of the sign test at one look.
@@ -98,11 +104,15 @@ def preference(
     if num_users < MIN_USERS:
         return None
     scores = difference / clicks[clicked]
-    mean, error = float(scores.mean()), float(scores.std(ddof=1) / np.sqrt(num_users))
+    weights = clicks[clicked] / (clicks[clicked] + SPREAD_CLICKS)
+    weights /= weights.mean()
+    mean = float((weights * scores).mean())
+    # Of a ratio of two means, by the delta method.
+    error = float((weights * (scores - mean)).std(ddof=1) / np.sqrt(num_users))
     rho2 = mixing(planned, alpha)
     width = error * half_width(num_users, rho2, alpha)
     wins = int((difference > 0).sum()), int((difference < 0).sum())
-    sign = binomtest(wins[0], sum(wins)).pvalue if sum(wins) else 1.0
+    sign = min(1.0, 2 * bdtr(min(wins), sum(wins), 0.5)) if sum(wins) else 1.0
     p = p_value(mean / error, num_users, rho2) if error > 0 else float(mean == 0)
     return Preference(num_users, wins, mean, (mean - width, mean + width), p, float(sign))
 

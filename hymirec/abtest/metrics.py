@@ -17,6 +17,13 @@ CONVERTED, CLICKED = "converted", "clicked"
 ERRORS, FALLBACKS, DEGRADED, SLOW, LATENCY = "errors", "fallbacks", "degraded", "slow", "latency_ms"
 DISTINCT, INTERESTS = "distinct", "interests"
 COLD_SHOWN, COLD_CLICKS = "cold_shown", "cold_clicks"
+FIRST_REQUEST, FIRST_ERROR, FIRST_FALLBACK, FIRST_SLOW, FIRST_LATENCY = (
+    "first_request",
+    "first_error",
+    "first_fallback",
+    "first_slow",
+    "first_latency_ms",
+)
 CLICKS_BEFORE, CONVERSIONS_BEFORE, VALUE_BEFORE = (
     "clicks_before",
     "conversions_before",
@@ -41,6 +48,11 @@ COLUMNS = {
     DEGRADED: "lists made from stale features",
     SLOW: "answers that took longer than 100 ms",
     LATENCY: "sum of the milliseconds of all requests",
+    FIRST_REQUEST: "time of the first request while assigned, seconds since 1970 UTC",
+    FIRST_ERROR: "1 if the variant's model did not answer that one, or 0",
+    FIRST_FALLBACK: "1 if something else answered it, or 0",
+    FIRST_SLOW: "1 if it took longer than 100 ms, or 0",
+    FIRST_LATENCY: "milliseconds to its answer",
     DISTINCT: "different items on the lists",
     INTERESTS: "sum over the lists of different interests on a list",
     COLD_SHOWN: "items on the lists that were new",
@@ -69,6 +81,7 @@ class Metric:
         before: column that foretells the numerator, from before the experiment (CUPED).
         of_assigned: whether users count from their assignment on, shown a list or not: what breaks
             answers must not hide behind the answers it broke.
+        at_first: column that has the same of a user's first request (`hymirec.abtest.early`).
     """
 
     name: str
@@ -78,6 +91,7 @@ class Metric:
     better: Way = "up"
     before: str = ""
     of_assigned: bool = False
+    at_first: str = ""
 
     @property
     def counts_items(self) -> bool:
@@ -91,9 +105,10 @@ class Metric:
 
 
 def _operational(
-    name: str, says: str, numerator: str, denominator: str = REQUESTS, better: Way = "down"
-) -> Metric:
-    return Metric(name, says, numerator, denominator, better, of_assigned=True)
+    name: str, says: str, numerator: str, at_first: str = "", denominator: str = REQUESTS,
+    better: Way = "down",
+) -> Metric:  # fmt: skip
+    return Metric(name, says, numerator, denominator, better, of_assigned=True, at_first=at_first)
 
 
 _ALL = (
@@ -112,11 +127,13 @@ _ALL = (
     Metric("cold_share", "share of items shown that are new", COLD_SHOWN, SHOWN),
     Metric("cold_click_through", "clicks for each new item shown", COLD_CLICKS, COLD_SHOWN),
     Metric("degraded_rate", "share of lists from stale features", DEGRADED, LISTS, better="down"),
-    _operational("requests_per_user", "requests of a user", REQUESTS, "", "up"),
-    _operational("error_rate", "share of requests the model fails", ERRORS),
-    _operational("fallback_rate", "share of requests answered by something else", FALLBACKS),
-    _operational("latency_ms", "milliseconds to an answer", LATENCY),
-    _operational("slow_rate", "share of answers past 100 ms", SLOW),
+    _operational("requests_per_user", "requests of a user", REQUESTS, "", "", "up"),
+    _operational("error_rate", "share of requests the model fails", ERRORS, FIRST_ERROR),
+    _operational(
+        "fallback_rate", "share of requests answered by something else", FALLBACKS, FIRST_FALLBACK
+    ),
+    _operational("latency_ms", "milliseconds to an answer", LATENCY, FIRST_LATENCY),
+    _operational("slow_rate", "share of answers past 100 ms", SLOW, FIRST_SLOW),
     Metric("coverage", "share of the catalogue that is shown", ""),
     Metric("item_cold_start", "share of new items that become known", ""),
     Metric("active_publishers", "publishers with a new item that becomes known", ""),

@@ -42,12 +42,14 @@ class Plan:
         if wanted < self.users_per_variant:
             found.append(
                 f"underpowered: the ramp's last step asks for {wanted} users of each variant, "
-                f"{self.users_per_variant} are needed"
+                f"{self.users_per_variant} are needed: raise its min_users, or minimum_lift if "
+                "smaller differences are not worth finding"
             )
         if self.days and self.days > experiment.horizon.days:
             found.append(
                 f"too short: the horizon is {experiment.horizon.days:g} days, {self.days:.1f} are "
-                "needed"
+                "needed: raise it or minimum_lift, or ask with mode: interleaving, which takes far "
+                "fewer users"
             )
         return found
 

@@ -53,6 +53,9 @@ def create(
         str, typer.Option(help="Steps: share of the traffic and users of each variant before next.")
     ] = "0.01:100,0.1:500,0.5:2000,1:5000",
     days: Annotated[float, typer.Option(help="Horizon.", min=0.01)] = 28,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="In place of the draft of that name.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,12 +94,14 @@ def create(
     from flows.registry.lifecycle import resolve_versions
 
     versions = resolve_versions(place, experiment)
-    stored = ExperimentStore(place).create(experiment)
+    stored = ExperimentStore(place).create(experiment, replace_draft=replace)
     named = ", ".join(f"{variant} version {number}" for variant, number in versions.items())
     out.print(f"{stored.name} is a draft: {named}", soft_wrap=True)
     planned = _plan(place, experiment)
     for line in planned.pop("says"):
         out.print(line, soft_wrap=True)
+    if planned.get("is_underpowered"):
+        out.print("create it again with --replace to change it before it starts", soft_wrap=True)
     out.print(f"hymirec experiment start {stored.name}   begins it", soft_wrap=True)
     if as_json:
         print(json.dumps(stored.to_json() | {"plan": planned}))
@@ -125,7 +130,13 @@ def start(
         from flows.registry.lifecycle import start as begin
 
         stored = begin(place, name, reason=reason)
-    _say(stored, as_json)
+    _say(stored, as_json=False)
+    out.print(
+        "a gateway shows the variants as soon as it has their versions ready; until the first "
+        f"readout there are no numbers: hymirec experiment status {name}", soft_wrap=True,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(stored.to_json()))
 
 
 @app.command()
@@ -187,18 +198,43 @@ def kill(
 def conclude(
     name: NameArgument,
     winner: Annotated[str, typer.Argument(help="Variant whose version becomes champion.")],
-    reason: ReasonOption = "by hand",
+    reason: ReasonOption = "",
     keep_champion: Annotated[
         bool, typer.Option("--keep-champion", help="Write the winner down, and no more.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Without the gate; named so in the history.")
     ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """End an experiment with a winner, whose version becomes champion."""
+    """End an experiment with a winner, whose version becomes champion if it passes the gate.
+
+    A verdict on record counts; otherwise the gate compares it with the champion now, in a minute.
+    """
+    if force and keep_champion:
+        raise UsageError("--keep-champion asks for no promotion that --force could force")
+    if force and not reason.strip():
+        raise UsageError("who forces a version says why: --reason")
     place, _ = _store(home)
+    from flows.registry.lifecycle import GateError
     from flows.registry.lifecycle import conclude as end
 
-    _say(end(place, name, winner, reason=reason, promote=not keep_champion), as_json)
+    try:
+        stored = end(
+            place, name, winner, reason=reason or "by hand", promote=not keep_champion, force=force
+        )
+    except GateError as error:
+        raise GateError(
+            f"{error}; {name} goes on: --keep-champion ends it without a promotion, --force "
+            "--reason WHY promotes all the same"
+        ) from error
+    _say(stored, as_json=False)
+    version = stored.versions[winner]
+    becomes = "the champion stays" if keep_champion else f"version {version} is champion"
+    out.print(f"{escape(winner)} has won: {becomes}", soft_wrap=True)
+    if as_json:
+        print(json.dumps(stored.to_json()))
 
 
 @app.command()

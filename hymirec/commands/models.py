@@ -211,6 +211,10 @@ def promote(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure and judge; change nothing.")
     ] = False,
+    judge: Annotated[
+        bool,
+        typer.Option("--judge", help="Measure, judge and write the verdict down; move nothing."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="At once, without the gate; named so in the history.")
     ] = False,
@@ -222,8 +226,10 @@ def promote(
 
     Exits with 3 if it fails, with 4 if the data cannot tell.
     """
-    if force and (dry_run or gate):
-        raise UsageError("--force asks no gate: it goes neither with --gate nor with --dry-run")
+    if force and (dry_run or judge or gate):
+        raise UsageError("--force asks no gate: it goes with none of --gate, --dry-run and --judge")
+    if dry_run and judge:
+        raise UsageError("--dry-run writes nothing down, --judge does: choose one of them")
     if reason and not force:
         raise UsageError("--reason goes with --force; the gate has its own")
     place = configured(home)
@@ -239,9 +245,9 @@ def promote(
         return
     done = promoting.promote_version(
         place, version, alias, lambda versions: Trial(place, MODEL_NAME, versions),
-        config=gate, dry_run=dry_run,
+        config=gate, dry_run=dry_run, judge_only=judge,
     )  # fmt: skip
-    _print_gate(done, dry_run)
+    _print_gate(done)
     if as_json:
         print(json.dumps(done.to_json()))
     if done.verdict != "pass":
@@ -267,7 +273,7 @@ def rollback(
         print(json.dumps(entry.to_json()))
 
 
-def _print_gate(done: Promotion, dry_run: bool) -> None:
+def _print_gate(done: Promotion) -> None:
     report = done.report
     table = Table(title=f"version {report.candidate} at the gate")
     for name in ("", "", "verdict"):
@@ -288,7 +294,7 @@ def _print_gate(done: Promotion, dry_run: bool) -> None:
     show_wide(table)
     for note in report.notes:
         out.print(escape(note), soft_wrap=True)
-    ending = "nothing was changed" if dry_run or not done.moved else f"it is {report.alias}"
+    ending = f"it is {report.alias}" if done.moved else "no alias was moved"
     out.print(
         f"version {report.candidate}: {report.verdict}, {escape(report.reason)}; {ending}",
         soft_wrap=True,

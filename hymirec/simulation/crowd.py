@@ -50,8 +50,8 @@ class Crowd:
     topics: NDArray[np.int64]
 
     @classmethod
-    def of(cls, world: World, seed: int) -> Self:
-        """The crowd of a world; `seed` decides who is eager."""
+    def of(cls, world: World, seed: int, unevenness: float = UNEVENNESS) -> Self:
+        """The crowd of a world; `seed` decides who is eager, `unevenness` how much they differ."""
         user_ids = world.dataset.interactions[USER_ID].drop_duplicates().to_numpy(dtype=str)
         place = {user: number for number, user in enumerate(user_ids)}
         found = world.interests
@@ -64,7 +64,7 @@ class Crowd:
         share = np.where(is_drift, weights, weights * (1 - newest[users]))
         np.add.at(wishes, (users, found["topic"].to_numpy(dtype=np.int64)), share)
         eagerness = np.random.default_rng(seed).lognormal(
-            -(UNEVENNESS**2) / 2, UNEVENNESS, len(user_ids)
+            -(unevenness**2) / 2, unevenness, len(user_ids)
         )
         items = world.dataset.items
         return cls(
@@ -73,13 +73,13 @@ class Crowd:
         )  # fmt: skip
 
     @classmethod
-    def make(cls, num_users: int, seed: int = 0) -> Self:
+    def make(cls, num_users: int, seed: int = 0, unevenness: float = UNEVENNESS) -> Self:
         """The crowd of a world of some size; histories are short, for nobody learns from them."""
         config = WorldConfig(
             seed=seed, num_users=num_users, num_items=600, num_topics=12, min_history=3,
             mean_history=4, max_history=8,
         )  # fmt: skip
-        return cls.of(generate(config), seed)
+        return cls.of(generate(config), seed, unevenness)
 
     def chances(
         self, users: NDArray[np.int64], items: NDArray[np.int64]

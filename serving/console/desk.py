@@ -41,9 +41,16 @@ class Desk(Protocol):
         ...
 
     def conclude(
-        self, name: str, winner: str, *, reason: str, actor: str, promote: bool
+        self, name: str, winner: str, *, reason: str, actor: str, promote: bool, force: bool
     ) -> StoredExperiment:
-        """End an experiment with a winner, and make its version champion if asked."""
+        """End an experiment with a winner, and make its version champion if asked.
+
+        Without `force` the version has to pass the gate, which may take a minute.
+        """
+        ...
+
+    def gate_says(self, version: int) -> str:
+        """What the gate found of a version beside the present champion, in a line."""
         ...
 
     def monitoring(self) -> Sequence[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -16,6 +17,8 @@ from serving.console.experiments import ACTIONS, WORDS, Action
 from serving.console.site import ROOT, Site, UnknownError, go_to, site_of
 
 DECISIONS_SHOWN = 50
+EXAMPLE_VERSION = r"\b8\b"
+"""The treatment's in the example, where it is named twice."""
 SiteOf = Annotated[Site, Depends(site_of)]
 
 
@@ -37,21 +40,27 @@ def add_pages(router: APIRouter) -> None:
     @router.get("/experiments/new")
     def new_page(request: Request, site: SiteOf) -> Response:
         site.refuse_readers(request)
-        return _new_page(site, request, _example())
+        return _new_page(site, request, _example(site))
 
     @router.post("/experiments/new")
     def new(request: Request, site: SiteOf, fields: FormOf) -> Response:
         text = fields.get("text", "").replace("\r\n", "\n")
+        replaces = fields.get("replaces", "")
         try:
             experiment = parse(text, "the declaration")
+            if replaces and experiment.name != replaces:
+                raise UsageError(f"name: this changes {replaces!r}; create another for another")
             versions = site.desk.resolve(experiment)
             if fields.get("do") == "create":
-                site.experiments.create(experiment, actor=site.actor(request))
+                site.experiments.create(
+                    experiment, actor=site.actor(request), replace_draft=bool(replaces)
+                )
                 return go_to(f"/experiments/{experiment.name}")
             plan = views.plan(site.home, experiment)
         except HymirecError as error:
-            return _new_page(site, request, text, problem=str(error), status=422)
-        return _new_page(site, request, text, checked={"versions": versions, "plan": plan})
+            return _new_page(site, request, text, replaces=replaces, problem=str(error), status=422)
+        checked = {"versions": versions, "plan": plan}
+        return _new_page(site, request, text, replaces=replaces, checked=checked)
 
     @router.get("/kill-all")
     def kill_all_page(request: Request, site: SiteOf) -> Response:
@@ -76,6 +85,14 @@ def add_pages(router: APIRouter) -> None:
     @router.get("/experiments/{name}")
     def experiment(request: Request, site: SiteOf, name: str, now: bool = False) -> Response:
         return _show(site, request, _get(site.experiments, name), is_live=now)
+
+    @router.get("/experiments/{name}/change")
+    def change_page(request: Request, site: SiteOf, name: str) -> Response:
+        site.refuse_readers(request)
+        stored = _get(site.experiments, name)
+        if stored.state != "draft":
+            raise UnknownError(f"{name} is {stored.state}: only a draft can be changed")
+        return _new_page(site, request, to_yaml(stored.experiment), replaces=name)
 
     @router.get("/experiments/{name}/{action}")
     def confirm(request: Request, site: SiteOf, name: str, action: str) -> Response:
@@ -137,7 +154,7 @@ def _do(
     elif action == "conclude":
         site.desk.conclude(
             name, fields.get("winner", ""), reason=reason, actor=actor,
-            promote=fields.get("promote") == "yes",
+            promote=fields.get("promote") == "yes", force=fields.get("force") == "yes",
         )  # fmt: skip
     else:
         store.kill(name, reason=reason, actor=actor)
@@ -152,12 +169,15 @@ def _confirm(
     if action == "ramp" and stored.step + 1 < len(stored.experiment.ramp):
         shares = [stored.experiment.ramp[step].share for step in (stored.step, stored.step + 1)]
         what = f"From {100 * shares[0]:.3g} % to {100 * shares[1]:.3g} % of the traffic. {what}"
-    named = [(one.name, stored.versions.get(one.name, "–")) for one in stored.experiment.variants]
+    winners = []
+    if action == "conclude":
+        versions = [(one.name, stored.versions[one.name]) for one in stored.experiment.variants]
+        winners = [(name, number, site.desk.gate_says(number)) for name, number in versions]
     address = f"{ROOT}/experiments/{stored.name}"
     return site.page(
         request, "confirm.html", status, word=word, subject=stored.name, what=what,
         problem=problem, action=f"{address}/{action}", back=address,
-        danger=action in ("kill", "stop"), winners=named if action == "conclude" else [],
+        danger=action in ("kill", "stop"), winners=winners,
         revision=stored.revision, reason="killed" if action == "kill" else "",
     )  # fmt: skip
 
@@ -169,6 +189,8 @@ def _show(site: Site, request: Request, stored: StoredExperiment, *, is_live: bo
     is_live = is_live and stored.started is not None
     if is_live:
         readout = views.read_now(site.home, stored)
+    served = site.gateway.fleet.served
+    waits_for = [one for one in sorted({*stored.versions.values()}) if served(one) is None]
     actions = [(one, WORDS[one][0]) for one in ACTIONS.get(stored.state, [])]
     if stored.step + 1 == len(stored.experiment.ramp):
         actions = [one for one in actions if one[0] != "ramp"]
@@ -178,19 +200,22 @@ def _show(site: Site, request: Request, stored: StoredExperiment, *, is_live: bo
         estimates=views.estimates(readout) if readout else [],
         decisions=readings[::-1][:DECISIONS_SHOWN],
         history=site.experiments.history(stored.name), declaration=to_yaml(stored.experiment),
+        waits_for=waits_for if stored.state == "running" else [],
     )  # fmt: skip
 
 
 def _new_page(
-    site: Site, request: Request, text: str, *, problem: str = "",
+    site: Site, request: Request, text: str, *, replaces: str = "", problem: str = "",
     checked: dict[str, Any] | None = None, status: int = 200,
 ) -> Response:  # fmt: skip
     return site.page(
-        request, "new_experiment.html", status, text=text, problem=problem, checked=checked,
-        metrics=METRICS.values(),
+        request, "new_experiment.html", status, text=text, replaces=replaces, problem=problem,
+        checked=checked, metrics=METRICS.values(),
     )  # fmt: skip
 
 
-def _example() -> str:
-    """The declaration that the definition's module begins with."""
-    return (definition.__doc__ or "").partition("\n\n")[2].strip() + "\n"
+def _example(site: Site) -> str:
+    """The declaration that the definition's module begins with, of versions that are there."""
+    text = (definition.__doc__ or "").partition("\n\n")[2].strip() + "\n"
+    others = [one for one in site.desk.versions() if "champion" not in one["aliases"]]
+    return re.sub(EXAMPLE_VERSION, str(others[0]["version"]), text) if others else text

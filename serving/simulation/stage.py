@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
+from features.logs.audit_log import VERDICT, AuditLog
 from features.publication import publish
 from hymirec.datasets.canonical import write_frame
 from hymirec.home import Home
@@ -54,6 +56,18 @@ def set_stage(home: Home, crowd: Crowd, skills: list[Skill], model: str, alias: 
             tags={CODEBOOK_TAG: CODEBOOK, "recipe": "simulated", "gate": "passed: simulated"},
         )  # fmt: skip
     client.set_registered_model_alias(model, alias, "1")
+    _pass_gate(home, f"{model}@{alias}", len(skills))
+
+
+def _pass_gate(home: Home, subject: str, versions: int) -> None:
+    """Write verdicts down, for there is no data by which the gate could judge made-up versions."""
+    log = AuditLog(home)
+    for candidate, champion in itertools.permutations(range(1, versions + 1), 2):
+        log.record(
+            VERDICT, subject, before="1", after=str(candidate), reason="passed: simulated",
+            evidence={"verdict": "pass", "gate": "champion", "compared_with": str(champion)},
+        )  # fmt: skip
+    log.close()
 
 
 def _publish(home: Home, crowd: Crowd) -> None:
@@ -82,5 +96,5 @@ def _save_model(directory: Path, recommender: SimulatedRecommender) -> None:
             directory, python_model=str(MODEL_CODE), artifacts={"recommender": str(saved)},
             pip_requirements=[], signature=SIGNATURE,
         )  # fmt: skip
-    example = {"dataframe_split": {"columns": [USER_ID], "data": [[""]]}}
+    example = {"inputs": [{USER_ID: ""}]}
     (directory / "serving_input_example.json").write_text(json.dumps(example))

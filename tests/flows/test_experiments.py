@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from features.logs.audit_log import PROMOTION, AuditLog
+from features.logs.audit_log import FORCED, PROMOTION, AuditLog
 from features.logs.event_log import Event, EventLog
 from features.logs.experiments import ExperimentStore
 from features.logs.exposures import Exposure, ExposureLog
@@ -15,9 +15,9 @@ from features.logs.readings import ReadingLog
 from flows import experiments as module
 from flows.experiments import read_out_experiment
 from flows.registry.aliases import Aliases
-from flows.registry.lifecycle import conclude, resolve_versions, start
+from flows.registry.lifecycle import GateError, conclude, resolve_versions, start
 from hymirec.abtest.definition import Experiment
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 
 CODEBOOK, DROPPED = "0123456789ab", "ba9876543210"
 DECLARED = {
@@ -115,7 +115,26 @@ def test_variants_stay_the_versions_they_were_when_it_started(home, store):
     assert store.get("longer").versions == {"control": 1, "new": 2}
 
 
+def judged(home, verdict, *, version="2", champion="1"):
+    """What the gate leaves behind of a version beside a champion."""
+    evidence = {"verdict": verdict, "gate": "champion", "compared_with": champion, "run": "r1"}
+    word = {"pass": "passed: all 22 checks", "fail": "failed: R@10 is 0.1"}[verdict]
+    aliases = Aliases(home)
+    if verdict == "pass":
+        aliases.note_verdict("champion", version, reason=word, evidence=evidence)
+    else:
+        aliases.refuse("champion", version, reason=word, evidence=evidence)
+
+
+def won(home, store):
+    """An experiment whose next readout finds a winner."""
+    store.create(declared(ramp=[{"share": 1.0, "min_users": 300}]))
+    start(home, "longer")
+    traffic(home, clicks=(0.1, 0.25), users=range(2000))
+
+
 def test_a_better_version_is_ramped_and_promoted_without_a_person(home, store):
+    judged(home, "pass")
     store.create(declared())
     start(home, "longer")
     few = read_out_experiment(home, "longer")
@@ -131,6 +150,7 @@ def test_a_better_version_is_ramped_and_promoted_without_a_person(home, store):
     (promotion,) = AuditLog(home).read(kinds=[PROMOTION])
     assert promotion.reason.startswith("experiment longer: new is better in click_through: +")
     assert promotion.evidence["variant"] == "new"
+    assert (promotion.evidence["verdict"], promotion.evidence["run"]) == ("pass", "r1")
     actors = {one.kind: one.actor for one in store.history("longer")}
     assert actors["ramped"] == actors["concluded"] == "experiment-readout"
     readings = ReadingLog(home).of_experiment("longer")
@@ -192,6 +212,54 @@ def test_a_person_may_be_faster(home, store, monkeypatch):
     monkeypatch.setattr(module.ReadoutMaker, "read", killed_meanwhile)
     found = read_out_experiment(home, "longer")
     assert found.stored.state == "stopped"
+
+
+def test_a_winner_that_the_gate_refuses_waits_for_a_person(home, store):
+    won(home, store)
+    judged(home, "fail")
+    found = read_out_experiment(home, "longer")
+    assert (found.decision.action, found.stored.state) == ("hold", "running")
+    assert "new is better in click_through" in found.decision.reason
+    assert "failed: R@10 is 0.1: a person has to decide" in found.decision.reason
+    assert found.asks
+    assert not read_out_experiment(home, "longer").asks  # was told before
+    assert Aliases(home).get("champion") == "1"
+    with pytest.raises(GateError, match="version 2 has not passed the gate beside version 1"):
+        conclude(home, "longer", "new", reason="sure")
+    assert store.get("longer").state == "running"
+    conclude(home, "longer", "new", reason="we know why", force=True)
+    (entry,) = AuditLog(home).read(kinds=[FORCED])
+    assert (entry.after, entry.reason) == ("2", "experiment longer: we know why")
+    assert Aliases(home).get("champion") == "2"
+
+
+def test_the_gate_is_asked_where_it_has_not_compared_the_two(home, store):
+    won(home, store)
+    judged(home, "pass", champion="3")  # beside another champion: no verdict on this one
+    asked = []
+
+    def judge(home, *words):
+        asked.append(words)
+        judged(home, "pass")
+
+    conclude(home, "longer", "new", reason="sure", judge=judge)
+    assert asked == [("2", "--judge")]
+    assert Aliases(home).get("champion") == "2"
+    assert store.get("longer").state == "concluded"
+
+
+def test_a_gate_that_cannot_judge_changes_nothing(home, store):
+    won(home, store)
+
+    def judge(home, *words):
+        raise HymirecError("the gate could not judge version 2: its data is gone")
+
+    with pytest.raises(GateError, match="its data is gone"):
+        conclude(home, "longer", "new", reason="sure", judge=judge)
+    assert (store.get("longer").state, Aliases(home).get("champion")) == ("running", "1")
+    # The champion's own variant asks nobody.
+    conclude(home, "longer", "control", reason="as it was", judge=judge)
+    assert (store.get("longer").winner, Aliases(home).get("champion")) == ("control", "1")
 
 
 def test_concluding_by_hand(home, store):

@@ -51,6 +51,7 @@ class FakeDesk:
     def __init__(self, store):
         self.store = store
         self.rolled_back = []
+        self.refuses = ""
 
     def _version(self, number):
         return {
@@ -84,8 +85,13 @@ class FakeDesk:
     def start(self, name, *, reason, actor):
         return self.store.start(name, VERSIONS, reason=reason, actor=actor)
 
-    def conclude(self, name, winner, *, reason, actor, promote):
+    def conclude(self, name, winner, *, reason, actor, promote, force):
+        if promote and not force and winner == "new" and self.refuses:
+            raise UsageError(self.refuses)
         return self.store.end(name, "concluded", reason=reason, winner=winner, actor=actor)
+
+    def gate_says(self, version):
+        return "it is champion" if version == 1 else "the gate has not compared it yet"
 
     def monitoring(self):
         return [
@@ -232,6 +238,44 @@ def test_a_declaration_is_checked_created_started_ramped_and_concluded(client, s
     assert {one.actor for one in store.history("longer")} == {store.history("longer")[0].actor}
     assert store.history("longer")[0].actor.endswith("(console)")
     assert client.get("/console/experiments/longer/kill").status_code == 404
+
+
+def test_the_form_begins_with_a_version_that_is_there(client):
+    text = client.get("/console/experiments/new").text
+    assert "model: 2}" in text
+    assert "Version 2 reads longer histories" in text
+    assert "days: 28" in text
+
+
+def test_a_draft_is_changed_until_it_starts(client, store):
+    store.create(parse(TEXT, "it"))
+    assert "/experiments/longer/change" in client.get("/console/experiments/longer").text
+    page = client.get("/console/experiments/longer/change")
+    assert 'name="replaces" value="longer"' in page.text
+    fields = {"seal": seal_in(page), "do": "create", "replaces": "longer"}
+    page = client.post(
+        "/console/experiments/new", data=fields | {"text": TEXT.replace("longer", "other")}
+    )
+    assert "this changes &#39;longer&#39;" in page.text
+    new = TEXT.replace("min_users: 400", "min_users: 800")
+    client.post("/console/experiments/new", data=fields | {"text": new})
+    assert store.get("longer").experiment.ramp[-1].min_users == 800
+    assert [one.kind for one in store.history("longer")] == ["changed", "created"]
+    assert act(client, "longer", "start").status_code == 303
+    assert client.get("/console/experiments/longer/change").status_code == 404
+
+
+def test_a_winner_goes_through_the_gate_and_who_forces_it_says_so(client, store, desk):
+    store.create(parse(TEXT, "it"))
+    act(client, "longer", "start")
+    page = client.get("/console/experiments/longer/conclude").text
+    assert "new (version 2: the gate has not compared it yet)" in page
+    desk.refuses = "version 2 has not passed the gate"
+    page = act(client, "longer", "conclude", winner="new", promote="yes")
+    assert (page.status_code, store.get("longer").state) == (422, "running")
+    assert "version 2 has not passed the gate" in page.text
+    page = act(client, "longer", "conclude", winner="new", promote="yes", force="yes")
+    assert (page.status_code, store.get("longer").state) == (303, "concluded")
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,16 @@ def test_what_is_there_is_what_was_declared(store):
 
 def test_names_are_used_once(store):
     store.create(declared())
-    store.kill("longer-histories")
-    with pytest.raises(UsageError, match="was called 'longer-histories' before"):
+    with pytest.raises(UsageError, match="'longer-histories' is there already"):
         store.create(declared())
+    changed = store.create(declared(owner="somebody else"), replace_draft=True)
+    assert (changed.experiment.owner, changed.state) == ("somebody else", "draft")
+    assert [one.kind for one in store.history("longer-histories")] == ["changed", "created"]
+    store.start("longer-histories", {"control": 1, "longer": 2})
+    store.kill("longer-histories")
+    for replace_draft in (False, True):
+        with pytest.raises(UsageError, match="was called 'longer-histories' before"):
+            store.create(declared(), replace_draft=replace_draft)
 
 
 def test_overlapping_traffic_is_refused(store):

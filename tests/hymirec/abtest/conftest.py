@@ -42,6 +42,8 @@ def _some_users(
     clicks = rng.binomial(shown, np.minimum(taste * (1 + lift), 1))
     before = rng.poisson(60 * taste)
     conversions = rng.binomial(clicks, 0.1)
+    latency = requests * rng.gamma(20, latency_ms / 20, count)
+    fails_first = np.random.default_rng(count).random(count) < error_rate
     table = pd.DataFrame(
         dict.fromkeys(COLUMNS, np.zeros(count))
         | {
@@ -59,7 +61,11 @@ def _some_users(
             "value": rng.gamma(1 + clicks, 30.0),
             "errors": errors,
             "fallbacks": errors,
-            "latency_ms": requests * rng.gamma(20, latency_ms / 20, count),
+            "latency_ms": latency,
+            "first_request": np.arange(count),
+            "first_error": fails_first,
+            "first_fallback": fails_first,
+            "first_latency_ms": latency / requests,
             "distinct": np.minimum(shown, 40),
             "interests": 2 * lists,
             "clicks_before": before,

@@ -9,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from features import online
+from flows.registry.aliases import Aliases
 from hymirec.cli import app
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -70,7 +71,11 @@ def test_an_owner_goes_from_a_declaration_to_a_winner(run, home, tmp_path):
         "resumed", "paused", "ramped", "started", "created",
     ]  # fmt: skip
     assert shown["latest"]["action"] == "hold"
-    assert "first is concluded" in run("conclude", "first", "longer")[0]
+    with pytest.raises(UsageError, match="--reason"):
+        run("conclude", "first", "longer", "--force")
+    passed = {"gate": "champion", "verdict": "pass", "compared_with": "1"}
+    Aliases(home).note_verdict("champion", "2", reason="passed", evidence=passed)
+    assert "longer has won: version 2 is champion" in run("conclude", "first", "longer")[0]
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     assert client.get_registered_model("hymirec").aliases["champion"] in ("2", 2)
     client.set_registered_model_alias("hymirec", "champion", "1")
