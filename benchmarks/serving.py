@@ -7,8 +7,11 @@ items and has learned nothing, which takes as long to ask as one that has; with 
 champion is asked. `noop`: `mlflow models serve` with a model that returns a constant, one client.
 `rows`: `hymirec serve` with one model server and 1, 8 and 32 clients in turn, each of which asks
 again as soon as it is answered; stages are medians of what the header Server-Timing says: `gateway`
-(waiting and gateway), `mlflow` (MLflow around the model), `features` (Feast), `model`, `search`
-(FAISS), `serialisation` (JSON on both sides). `latency_2000_over_50_events`: medians of users with
+(waiting and gateway), `experiments` (who is shown what, and writing it down), `mlflow` (MLflow
+around the model), `features` (Feast), `model`, `search` (FAISS), `serialisation` (JSON on both
+sides). `experiment`: one client, in turns while no experiment runs and while one does in which
+everybody takes part and both variants are the champion; medians over the turns of p50 and of the
+stage `experiments`. `latency_2000_over_50_events`: medians of users with
 so many events, one client. `faiss`: p50 of a search of 1,000,000 items (with `--quick` cells are
 learned from fewer points) over one of 10,000, and recall@10 of the larger against exact search.
 
@@ -49,6 +52,9 @@ from serving.server import free_port
 NUM_ITEMS, LENGTHS, USERS_PER_LENGTH = 2000, (50, 500, 2000), 40
 WIDTH, TOPICS = 64, 1000
 CLIENTS = (1, 8, 32)
+PATH = "/v1/recommendations"
+FOLLOWED_SECONDS = 1.5
+"""After which the gateway has seen that an experiment began or ended."""
 BIN = Path(sys.executable).parent
 
 
@@ -238,6 +244,51 @@ def summary(taken: list[Taken], seconds: float) -> dict[str, Any]:
     return found
 
 
+def measure_experiment(
+    home: Home, url: str, bodies: Sequence[bytes], turns: int, seconds: float
+) -> dict[str, float]:
+    """What assignment and an exposure log add to an answer, with one client."""
+    from features.logs.experiments import ExperimentStore
+    from flows.runtime.settings import CHAMPION, MODEL_NAME
+    from hymirec.abtest.definition import Experiment
+    from serving.registry import Registry
+
+    store, champion = ExperimentStore(home), Registry(home, MODEL_NAME).resolve(CHAMPION)
+    found: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+    for turn in range(turns):
+        found["without"].append(summary(load(url, PATH, bodies, 1, seconds), seconds))
+        name = f"benchmark-{time.time_ns()}"
+        store.create(
+            Experiment.model_validate(
+                {
+                    "name": name, "hypothesis": "none", "owner": "benchmark",
+                    "variants": [{"name": "control", "model": champion},
+                                 {"name": "same", "model": champion, "settings": {"diversity": 0}}],
+                    "ramp": [{"share": 1.0, "min_users": 100}], "horizon": {"days": 7},
+                    "guardrails": [{"metric": "error_rate", "absolute": 0.01},
+                                   {"metric": "latency_ms", "relative": 0.5}],
+                }
+            )
+        )  # fmt: skip
+        store.start(name, {"control": champion, "same": champion})
+        time.sleep(FOLLOWED_SECONDS)
+        found["with"].append(summary(load(url, PATH, bodies, 1, seconds), seconds))
+        store.kill(name)
+        if turn < turns - 1:
+            time.sleep(FOLLOWED_SECONDS)
+    store.close()
+    medians = {
+        f"{name}_{which}": round(float(np.median([of(one) for one in taken])), 3)
+        for name, of in (
+            ("p50_ms", lambda one: one["p50_ms"]),
+            ("stage_ms", lambda one: one["stages_ms"]["experiments"]),
+        )
+        for which, taken in found.items()
+    }
+    added = medians["p50_ms_with"] - medians["p50_ms_without"]
+    return medians | {"added_p50_ms": round(added, 3)}
+
+
 def measure_faiss(quick: bool) -> dict[str, float]:
     """Large over small, and what the large one finds of what there is."""
     if quick:
@@ -286,7 +337,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="serve its champion")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     arguments = parser.parse_args()
-    seconds = 2.0 if arguments.quick else arguments.seconds
+    seconds = 1.5 if arguments.quick else arguments.seconds
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
@@ -303,11 +354,10 @@ def main() -> None:
             load(url, "/invocations", plain, 1, 1.0)
             found = summary(load(url, "/invocations", plain, 1, seconds), seconds)
             result["noop"] = {name: found[name] for name in ("p50_ms", "p99_ms", "rps")}
-        path = "/v1/recommendations"
         with gateway(home) as url:
-            load(url, path, asked, 1, 1.0)
+            load(url, PATH, asked, 1, 1.0)
             result["rows"] = [
-                {"clients": clients} | summary(load(url, path, asked, clients, seconds), seconds)
+                {"clients": clients} | summary(load(url, PATH, asked, clients, seconds), seconds)
                 for clients in CLIENTS
             ]
             if not arguments.home:
@@ -315,11 +365,13 @@ def main() -> None:
                 for length in (50, 2000):
                     bodies = [json.dumps({"user_id": f"e{length}-{number}"}).encode()
                               for number in range(USERS_PER_LENGTH)]  # fmt: skip
-                    by_length[length] = summary(load(url, path, bodies, 1, seconds), seconds)
+                    by_length[length] = summary(load(url, PATH, bodies, 1, seconds), seconds)
                 result["latency_2000_over_50_events"] = round(
                     by_length[2000]["p50_ms"] / by_length[50]["p50_ms"], 2
                 )
                 result["stages_ms_2000_events"] = by_length[2000]["stages_ms"]
+            turns = 1 if arguments.quick else 5
+            result["experiment"] = measure_experiment(home, url, asked, turns, seconds)
         result["faiss"] = measure_faiss(arguments.quick)
     print(json.dumps(result))
 

@@ -29,6 +29,7 @@ from features.lean_feast import (
     FeatureStore,
     RepoConfig,
 )
+from features.logs.database import ENV_EVENT_LOG
 from hymirec.errors import HymirecError, UsageError, VersionError
 from hymirec.home import ENV_HOME, Home
 
@@ -46,6 +47,13 @@ ENV_REGISTRY = "HYMIREC_REGISTRY"
 """Address of the registry, `postgresql://…`; a file of the home where it is not set."""
 
 _CONFIG_FILE = Path(__file__).with_name("feature_store.yaml")
+
+
+def packages_needed() -> tuple[str, ...]:
+    """What reading the stores that the environment names takes beside Feast, as pip calls it."""
+    redis = ("redis", "hiredis") if os.environ.get(ENV_ONLINE_STORE) else ()
+    on_postgresql = os.environ.get(ENV_REGISTRY) or os.environ.get(ENV_EVENT_LOG)
+    return (*redis, *(("psycopg", "psycopg-binary") if on_postgresql else ()))
 
 
 def store_config(home: Home, *, mlflow_uri: str = "") -> RepoConfig:

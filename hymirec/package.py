@@ -12,7 +12,7 @@ Nothing in it is pickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,6 +31,7 @@ from hymirec.errors import DataError, VersionError
 from hymirec.history import History
 from hymirec.inputs import IndexedHistory, index_history
 from hymirec.lookup import POPULARITY, ItemLookup, NamedItem, category_lists
+from hymirec.models.fused import FusedHyMiRec
 from hymirec.models.hymirec import HyMiRec
 from hymirec.query import Query
 from hymirec.reranking import rerank
@@ -98,6 +99,7 @@ class RecommenderPackage:
     index: ItemIndex
     info: PackageInfo
     _lookup: ItemLookup = field(init=False, repr=False)
+    _encode: Callable[[Mapping[str, Tensor]], Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Put the model into evaluation mode and the table into lookups."""
@@ -108,6 +110,9 @@ class RecommenderPackage:
             )
         self.model.eval()
         object.__setattr__(self, "_lookup", ItemLookup.of(self.items))
+        fused = FusedHyMiRec.fits(self.model)
+        encode = FusedHyMiRec(self.model) if fused else self.model.encode_user
+        object.__setattr__(self, "_encode", encode)
 
     @classmethod
     def assemble(
@@ -252,7 +257,7 @@ class RecommenderPackage:
     @torch.inference_mode()
     def interests(self, users: Sequence[IndexedHistory]) -> NDArray[np.float32]:
         """What users with events are interested in, float32 [U, S, D] at unit length."""
-        return self.model.encode_user(self.model.assemble(users)).numpy()
+        return self._encode(self.model.assemble(users)).numpy()
 
     def choose(
         self,

@@ -22,7 +22,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
+# The limits are in here since around a validator they would stand in the schema as no schema says.
+Count = Annotated[int, Field(strict=True, ge=1, le=MAX_K), BeforeValidator(_whole)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 """An item's id, or a category."""
 
@@ -50,7 +51,11 @@ class Filters(BaseModel):
     @property
     def any(self) -> bool:
         """Whether they leave anything out."""
-        return self != Filters()
+        return (
+            self.categories is not None
+            or self.available_items is not None
+            or bool(self.exclude_categories or self.exclude_items)
+        )
 
 
 class Query(BaseModel):
@@ -58,7 +63,7 @@ class Query(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    k: Whole = Field(default=10, ge=1, le=MAX_K, description="Number of items.")
+    k: Count = Field(default=10, description="Number of items.")
     exclude_seen: bool = Field(
         default=True, strict=True, description="Leave out items of the user's history."
     )
@@ -67,15 +72,14 @@ class Query(BaseModel):
         description="What the user has just looked at, the latest last: for visitors and for users "
         "without a history, and added to the history of those with one.",
     )  # fmt: skip
-    filters: Filters = Filters()
+    filters: Filters = Field(default_factory=Filters)
     diversity: float = Field(
         default=0.0, ge=0, le=1, allow_inf_nan=False,
         description="0 ranks by score alone; towards 1, items unlike those above them come first.",
     )  # fmt: skip
-    max_per_category: Whole | None = Field(
-        default=None, ge=1, le=MAX_K,
-        description="At most so many items of any one category.",
-    )  # fmt: skip
+    max_per_category: Count | None = Field(
+        default=None, description="At most so many items of any one category."
+    )
     explain: bool = Field(
         default=False, strict=True,
         description="Name the items of the history nearest to each item's interest.",

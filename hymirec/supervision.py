@@ -170,6 +170,7 @@ def start(home: Home, service: Service, environment: Mapping[str, str]) -> Runni
             list(service.command), env=dict(environment), stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+    _stopping(home, service.name).unlink(missing_ok=True)  # of one who did not come to the end
     running = Running(
         service.name, process.pid, psutil.Process(process.pid).create_time(), service.url,
         service.health, list(service.command),
@@ -197,6 +198,8 @@ def start(home: Home, service: Service, environment: Mapping[str, str]) -> Runni
 def stop(home: Home, running: Running) -> bool:
     """Stop a program and all that it has started; whether it ran."""
     process, family = running.process, running.left
+    stopping = _stopping(home, running.name)
+    stopping.touch()  # or who keeps it would take it for one that ended by itself
     if process is not None:
         family.append(process)
         with suppress(psutil.Error):
@@ -215,6 +218,7 @@ def stop(home: Home, running: Running) -> bool:
                 one.kill()
         psutil.wait_procs(alive, timeout=STOP_SECONDS / 3)
     _file(home, running.name).unlink(missing_ok=True)
+    stopping.unlink(missing_ok=True)
     return process is not None
 
 
@@ -245,6 +249,9 @@ def keep(
             return
         for name, running in kept.items():
             ended = running is not None and running.process is None
+            # Stopped meanwhile: the mark is there before it ends, and goes after its file.
+            if ended and (_stopping(home, name).exists() or find(home, name) is None):
+                continue
             if time.monotonic() < due.get(name, 0.0 if ended else float("inf")):
                 continue
             log.warning("%s has ended and is started again", name)
@@ -261,6 +268,11 @@ def keep(
 
 def _file(home: Home, name: str) -> Path:
     return folder(home) / f"{name}.json"
+
+
+def _stopping(home: Home, name: str) -> Path:
+    """There while a program is being stopped."""
+    return folder(home) / f"{name}.stopping"
 
 
 def _last_line(path: Path) -> str:

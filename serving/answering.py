@@ -57,7 +57,9 @@ class Answerer:
         There always is an answer: without a model server that can give one in time it is the most
         popular items of the version that should have answered.
         """
+        began = time.perf_counter()
         route, query = self._route(ask)
+        routing = time.perf_counter() - began
         version = self.fleet.served(route.version)
         degraded = None
         if version is None:
@@ -80,13 +82,8 @@ class Answerer:
             "degraded": degraded or prediction["degraded"] or self.lag.degraded,
             "variant": route.variant or None,
         }
-        seconds = time.perf_counter() - request.started
-        stages = {
-            "total": seconds,
-            "gateway": max(0.0, seconds - sum(stages.values())),
-            **stages,
-        }
-        self.metrics.saw(answer, stages)
+        noting = time.perf_counter()
+        seconds = noting - request.started
         answered = Answered(
             request.request_id, ask.user_id, query, route, answer,
             as_routed=answer["degraded"] is None, seconds=seconds, teams=teams,
@@ -95,6 +92,15 @@ class Answerer:
             await self.rollout.on_answer(answered)
         except Exception:
             log.exception("request %s: its answer could not be noted", request.request_id)
+        now = time.perf_counter()
+        stages["experiments"] = routing + now - noting
+        seconds = now - request.started
+        stages = {
+            "total": seconds,
+            "gateway": max(0.0, seconds - sum(stages.values())),
+            **stages,
+        }
+        self.metrics.saw(answer, stages)
         if route.beside is not None and not route.beside.is_mixed:
             self._ask_shadow(route.beside, ask, answered, model_seconds)
         return answer, stages

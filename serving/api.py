@@ -42,14 +42,15 @@ class Ask(Query):
     """A request for recommendations to one user or visitor."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"user_id": "42", "k": 10, "explain": True}],
-            "anyOf": [{"required": ["user_id"]}, {"required": ["recent_items"]}],
-        }
+        # That one of two fields is needed can be written as a schema, but then generated clients
+        # know no class of this name any more.
+        json_schema_extra={"examples": [{"user_id": "42", "k": 10, "explain": True}]}
     )
 
     user_id: UserId | None = Field(
-        default=None, description="Without one, recent_items tell what to go by."
+        default=None,
+        description="Without one, recent_items are needed, and tell what to go by; they may be "
+        "empty.",
     )
 
     attributes: dict[str, AttributeValue] = Field(
@@ -196,6 +197,9 @@ class Ready(BaseModel):
     servers: int
 
 
+RETRY_AFTER = {
+    "Retry-After": {"description": "Seconds, where it is known.", "schema": {"type": "integer"}}
+}
 PROBLEMS: dict[int, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body is no JSON text."},
     401: {"model": Problem, "description": "A bearer token is needed, or this one is unknown."},
@@ -204,10 +208,12 @@ PROBLEMS: dict[int, dict[str, Any]] = {
     413: {"model": Problem, "description": "The body is too large."},
     415: {"model": Problem, "description": "The body is not JSON."},
     422: {"model": Problem, "description": "The body says something that cannot be."},
-    429: {"model": Problem, "description": "Too many requests from this sender: try later."},
+    429: {"model": Problem, "description": "Too many requests from this sender: try later.",
+          "headers": RETRY_AFTER},
     431: {"model": Problem, "description": "The header fields are too large."},
-    503: {"model": Problem, "description": "Too much at once, or a store is away: try later."},
-}
+    503: {"model": Problem, "description": "Too much at once, or a store is away: try later.",
+          "headers": RETRY_AFTER},
+}  # fmt: skip
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -22,7 +22,7 @@ def ask(
         HymirecError: the server cannot answer at present.
     """
     request: dict[str, Any] = {
-        "dataframe_records": [{USER_ID: user_id}],
+        "inputs": [{USER_ID: user_id}],
         "params": {"k": k, "exclude_seen": exclude_seen},
     }
     url = url.rstrip("/")

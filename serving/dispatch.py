@@ -8,13 +8,12 @@ call is shared by the requests in it.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from hymirec.errors import HymirecError
 
@@ -77,15 +76,10 @@ class Caller:
             LostError: there is no answer.
             RefusedError: the answer is no prediction.
         """
-        columns = list(dict.fromkeys(name for record in records for name in record))
-        body = {
-            "dataframe_split": {
-                "columns": columns,
-                "data": [[record.get(name) for name in columns] for record in records],
-            }
-        }
         started = time.monotonic()
-        status, content, _ = await self.forward(json.dumps(body).encode(), "application/json")
+        # The one of MLflow's forms that versions take with a data frame and without.
+        body = to_json({"inputs": records})
+        status, content, _ = await self.forward(body, "application/json")
         seconds = time.monotonic() - started
         try:
             answer = from_json(content)

@@ -27,6 +27,15 @@ POLICY = (
 )
 
 
+TAGS = {
+    "recommend": "What to show to whom.",
+    "events": "What users did, in recommendations a moment later.",
+    "operate": "Which version answers, and how it is.",
+    "mlflow": "MLflow's own way of asking.",
+}
+"""Groups of operations; clients are generated with a module for each."""
+
+
 def add_docs(app: FastAPI) -> None:
     """Add `/docs`, and say in the OpenAPI document how a request is authorised."""
     app.mount(
@@ -52,6 +61,7 @@ def add_docs(app: FastAPI) -> None:
                 "token": {"type": "http", "scheme": "bearer", "description":
                           "Needed where the gateway has tokens; see docs/serving.md."}
             }  # fmt: skip
+            made["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
             made["security"] = [{"token": []}, {}]
             app.openapi_schema = made
         return app.openapi_schema

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class Fleet:
         champion: who answers; set as long as the fleet is open.
         previous: who did before, ready for going back; None before the first change.
         versions: all that are served or being started.
+        on_move: called in a thread when the alias is found to name another version, and at the
+            first look; again in a second if it raises a `HymirecError`.
         switches: changes of champion since the start.
     """
 
@@ -53,7 +55,10 @@ class Fleet:
         self.settings = settings
         self.previous: ServedVersion | None = None
         self.versions: dict[int, ServedVersion] = {}
+        self.on_move: Callable[[], object] = lambda: None
         self.switches = 0
+        self._named: int | None = None
+        self._told: int | None = None
         self._switched_at = 0.0
         self._said = ""
         self._changed = asyncio.Event()
@@ -118,7 +123,10 @@ class Fleet:
                 await asyncio.wait_for(self._changed.wait(), LOOK_SECONDS)
             self._changed.clear()
             try:
-                await self._look()
+                try:
+                    await self._look()
+                finally:
+                    await self._tell()
                 self._said = ""
             except HymirecError as error:
                 if str(error) != self._said:
@@ -130,6 +138,7 @@ class Fleet:
     async def _look(self) -> None:
         """Bring what is served in line with the registry and the rollout, as far as it is ready."""
         aliases = await asyncio.to_thread(self.registry.aliases)
+        self._named = aliases.get(self.alias)
         if self.alias not in aliases:
             raise HymirecError(f"no version is {self.alias!r} any more")
         coming = await self._served(aliases[self.alias])
@@ -150,6 +159,13 @@ class Fleet:
                 problem = error
         if problem:
             raise problem
+
+    async def _tell(self) -> None:
+        """Say that the alias has moved, after what that asks for was begun."""
+        if self._named != self._told:
+            named = self._named
+            await asyncio.to_thread(self.on_move)
+            self._told = named
 
     def _wanted(self, coming: ServedVersion, aliases: Mapping[str, int]) -> dict[int, int]:
         """How many servers each version is to have."""

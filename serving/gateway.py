@@ -22,6 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
+from features.logs.audit_log import AuditLog, alias_subject
 from features.logs.lag import LagLimit
 from features.updates import EventConsumer
 from hymirec.errors import HymirecError
@@ -81,6 +82,8 @@ class Gateway:
         self.pulse = Pulse(self.metrics.registry)
         self.lag = LagLimit(consumer.lag_seconds)
         self.answerer = Answerer(fleet, rollout, self.metrics, self.lag)
+        self.audit = AuditLog(home)
+        fleet.on_move = self.notice
         self.metrics.gauge(
             "hymirec_event_lag_seconds",
             "Age of the oldest event that is not in the feature store yet.",
@@ -117,6 +120,7 @@ class Gateway:
                 self.consumer.wake()
                 for thread in threads:
                     await asyncio.to_thread(thread.join)
+        self.audit.close()
 
     async def answer(self, ask: Ask, request: Request) -> tuple[dict[str, Any], dict[str, float]]:
         """See `Answerer.answer`."""
@@ -127,6 +131,22 @@ class Gateway:
         if ask.user_id is not None:
             self.parity.saw(ask.user_id)
         return found
+
+    def notice(self) -> None:
+        """Let the history have a move of the alias that was made past it, on MLflow's page say.
+
+        Raises:
+            HymirecError: the audit log or the registry cannot be used.
+        """
+        registry, alias = self.fleet.registry, self.fleet.alias
+        entry = self.audit.notice(
+            alias_subject(registry.name, alias), lambda: str(registry.aliases().get(alias, ""))
+        )
+        if entry and entry.before:
+            log.warning(
+                "%s was moved from version %s to %s by other means",
+                alias, entry.before, entry.after or "none",
+            )  # fmt: skip
 
     def state(self) -> VersionState:
         """Who answers, and what else is ready."""
@@ -244,7 +264,8 @@ def _add_recommendations(app: FastAPI, gateway: Gateway) -> None:
     @app.post(
         "/invocations", responses=problems(400, 401, 403, 408, 413, 429, 503), tags=["mlflow"],
         openapi_extra={"requestBody": {"required": True, "content": {JSON: {"schema": {
-            "type": "object"}}}}},
+            "type": "object", "example": {"inputs": [{"user_id": "42", "query": "{\"k\": 10}"}]},
+        }}}}},
     )  # fmt: skip
     async def invocations(request: Request) -> Response:
         """MLflow's own way of asking, passed on to a model server of the champion."""
@@ -309,8 +330,11 @@ def _add_operations(app: FastAPI, gateway: Gateway) -> None:
         """As MLflow's model server has it."""
         return Response("\n", 200 if gateway.fleet.champion.ready else 503, media_type=JSON)
 
-    @app.get("/metrics", response_class=Response, responses=problems(401, 403, 429, 503),
-             tags=["operate"])  # fmt: skip
+    @app.get(
+        "/metrics", response_class=Response, tags=["operate"],
+        responses=problems(401, 403, 429, 503)
+        | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )  # fmt: skip
     def metrics() -> Response:
         """Numbers for Prometheus."""
         return Response(generate_latest(gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -15,7 +15,9 @@ LATENCIES = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2,
     0.5, 1.0, 2.0, 5.0,
 )  # fmt: skip
-STAGES = ("total", "gateway", "mlflow", "features", "model", "search", "serialisation")
+STAGES = (
+    "total", "gateway", "experiments", "mlflow", "features", "model", "search", "serialisation",
+)  # fmt: skip
 AGES_KEPT = 1000
 
 
@@ -36,8 +38,9 @@ class Metrics:
         )  # fmt: skip
         self.latency = Histogram(
             "hymirec_latency_seconds",
-            "Time of an answer by stage: waiting and gateway, MLflow around the model, reading "
-            "features, the model, the search, making JSON values.",
+            "Time of an answer by stage: waiting and gateway, who is shown what and writing it "
+            "down, MLflow around the model, reading features, the model, the search, making JSON "
+            "values.",
             ["stage"], buckets=LATENCIES, registry=registry,
         )  # fmt: skip
         self._latency = {stage: self.latency.labels(stage) for stage in STAGES}

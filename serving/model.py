@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Annotated, Any
 
-import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
-from pydantic import ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic_core import to_json
 
 from features.limits import read_seconds
 from features.logs.leases import Lease
@@ -50,6 +50,35 @@ NUM_RECENT = 5
 STALE, NO_FEATURES, DAMAGED = "stale features", "features unavailable", "damaged features"
 
 
+def _as_text(value: Any) -> str:
+    """A user id: a whole number is as good as a text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        return str(int(value))
+    raise MlflowException(
+        f"{USER_ID} is {value!r}: a text or a whole number is needed", INVALID_PARAMETER_VALUE
+    )
+
+
+def _as_json(value: Any) -> Any:
+    """A query's text: an object is as good, and so is what a table holds where there is none."""
+    if value is None or value != value:  # NaN
+        return None
+    return to_json(value).decode() if isinstance(value, dict) else value
+
+
+class Row(BaseModel):
+    """One row of the input.
+
+    MLflow takes the model's signature from here, and then hands rows on as they come: making a data
+    frame of them and checking its columns would take a millisecond a call.
+    """
+
+    user_id: Annotated[str, BeforeValidator(_as_text)]
+    query: Annotated[str | None, BeforeValidator(_as_json)] = None
+
+
 class HyMiRecModel(PythonModel):
     """Answers requests for one registered version; `predict` may run in several threads.
 
@@ -69,12 +98,13 @@ class HyMiRecModel(PythonModel):
         """
         directory = Path(context.artifacts["package"])
         model = directory.parents[1]
+        described = metadata(model)  # MLflow also calls this as it logs a model: there is none yet
         refuse_other_code(model)
         self.package = RecommenderPackage.load(directory)
         self.version, self.run_id = _registered_as(directory)
         home = Home.at(os.environ.get(ENV_HOME, DEFAULT_HOME))
         self.features = FeatureReader(home, self.package.info.codebook_id)
-        self.features.refuse_other_schema(metadata(model).get(SCHEMA_DIGEST, ""))
+        self.features.refuse_other_schema(described.get(SCHEMA_DIGEST, ""))
         self.max_age = read_seconds(ENV_MAX_AGE, DEFAULT_MAX_AGE)
         codebook_id = self.package.info.codebook_id
         self.lease = Lease(home, codebook_id, f"version {self.version or 'without a number'}")
@@ -103,14 +133,15 @@ class HyMiRecModel(PythonModel):
                 log.warning("published items cannot be taken in: %s", error)
 
     def predict(
-        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """Recommend to each user of the column `user_id`.
+        self, context: Any, model_input: list[Row], params: dict[str, Any] | None = None
+    ) -> list:  # MLflow would warn, at each loading, of not checking what is in it
+        """Recommend to the user of each row.
 
         Args:
             context: unused.
             model_input: one row a user; an empty id is a visitor, of whom nothing is known. The
-                column `query`, where there is one, is a `hymirec.query.Query` as JSON.
+                `query`, where there is one, is a `hymirec.query.Query` as JSON. MLflow takes a data
+                frame with these columns too.
             params: `k` and `exclude_seen` for rows without a query, which get the reasons too.
 
         Returns:
@@ -126,7 +157,7 @@ class HyMiRecModel(PythonModel):
         Raises:
             MlflowException: 400 for a query that is none or something that is no user id.
         """
-        user_ids = [_user_id(value) for value in model_input[USER_ID].tolist()]
+        user_ids = [row.user_id for row in model_input]
         queries = _queries(model_input, params or {})
         package = self.package
         started = time.perf_counter()
@@ -213,7 +244,7 @@ class HyMiRecModel(PythonModel):
         return rows, problems
 
 
-def _queries(model_input: pd.DataFrame, params: Mapping[str, Any]) -> list[Query]:
+def _queries(rows: Sequence[Row], params: Mapping[str, Any]) -> list[Query]:
     """What each row asks."""
     k, exclude_seen = params.get("k", 10), params.get("exclude_seen", True)
     if k is None or not 1 <= k <= MAX_K:
@@ -221,11 +252,7 @@ def _queries(model_input: pd.DataFrame, params: Mapping[str, Any]) -> list[Query
             f"k is {k}: 1 to {MAX_K} items can be asked for", INVALID_PARAMETER_VALUE
         )
     default = Query(k=int(k), exclude_seen=bool(exclude_seen), explain=True)
-    if QUERY not in model_input:
-        return [default] * len(model_input)
-    return [
-        _query(text) if isinstance(text, str) else default for text in model_input[QUERY].tolist()
-    ]
+    return [default if row.query is None else _query(row.query) for row in rows]
 
 
 def _query(text: str) -> Query:
@@ -253,17 +280,6 @@ def _keep_looking(model: weakref.ref[HyMiRecModel]) -> None:
             log.exception("looking for published items failed")
         del found
         time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-def _user_id(value: Any) -> str:
-    """The id as text; MLflow lets whole numbers through where the signature says text."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
-        return str(int(value))
-    raise MlflowException(
-        f"{USER_ID} is {value!r}: a text or a whole number is needed", INVALID_PARAMETER_VALUE
-    )
 
 
 def _registered_as(directory: Path) -> tuple[str, str]:

@@ -55,6 +55,12 @@ verdict leave it as it was."""
 UNKNOWN = "unknown"
 """The actor of what was done behind our back."""
 
+
+def alias_subject(model: str, alias: str) -> str:
+    """How the log calls an alias of a registered model."""
+    return f"{model}@{alias}"
+
+
 _METADATA = MetaData()
 _AUDIT = numbered_table(
     "audit",

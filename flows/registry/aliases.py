@@ -25,6 +25,7 @@ from features.logs.audit_log import (
     VERDICT,
     AuditLog,
     Entry,
+    alias_subject,
 )
 from flows.runtime.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from hymirec.errors import UsageError
@@ -42,7 +43,7 @@ _PAGE = 1000
 
 def subject_of(alias: str) -> str:
     """How the audit log calls an alias."""
-    return f"{MODEL_NAME}@{alias}"
+    return alias_subject(MODEL_NAME, alias)
 
 
 class Aliases:

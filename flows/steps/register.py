@@ -6,17 +6,13 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
-import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import AnyType
 
 from features.lineage import tell_run
 from flows.registry.card import CARD
@@ -42,20 +38,6 @@ REQUIREMENTS = (
 )  # fmt: skip
 
 PACKAGE_TAG = "package_digest"
-
-SIGNATURE = ModelSignature(
-    # The query is a `hymirec.query.Query` as JSON text; without one, `params` say what is asked.
-    inputs=Schema(
-        [ColSpec(DataType.string, USER_ID), ColSpec(DataType.string, QUERY, required=False)]
-    ),
-    outputs=Schema([ColSpec(AnyType())]),
-    params=ParamSchema(
-        [
-            ParamSpec("k", DataType.long, 10),
-            ParamSpec("exclude_seen", DataType.boolean, True),
-        ]
-    ),
-)
 
 
 def register_model(
@@ -119,9 +101,11 @@ def register_package(
     # Imported here since Feast takes seconds, for which a run that changes nothing need not wait.
     from features.definitions import service_name
     from features.online import FeatureReader
+    from features.stores import packages_needed
 
     info = package.info
     client = mlflow.MlflowClient()
+    required = (*REQUIREMENTS, *packages_needed())
     belongs_to = {
         CODEBOOK_TAG: info.codebook_id,
         SCHEMA_DIGEST: FeatureReader(home, info.codebook_id).schema_digest,
@@ -132,19 +116,23 @@ def register_package(
     with tempfile.TemporaryDirectory() as directory:
         package.save(Path(directory) / "package")
         (Path(directory) / CARD).write_text(card, encoding="utf-8")
-        logged = mlflow.pyfunc.log_model(
-            name="recommender",
-            python_model=str(MODEL_CODE),
-            artifacts={
-                "package": str(Path(directory) / "package"),
-                "card": str(Path(directory) / CARD),
-            },
-            metadata=belongs_to,
-            code_paths=[str(REPOSITORY / name) for name in PACKAGES],
-            signature=SIGNATURE,
-            input_example=(pd.DataFrame({USER_ID: users}), {"k": 10}),
-            pip_requirements=[f"{name}=={_public_version(name)}" for name in REQUIREMENTS],
-        )
+        with _no_trial_of_the_example():
+            logged = mlflow.pyfunc.log_model(
+                name="recommender",
+                python_model=str(MODEL_CODE),
+                artifacts={
+                    "package": str(Path(directory) / "package"),
+                    "card": str(Path(directory) / CARD),
+                },
+                metadata=belongs_to,
+                code_paths=[str(REPOSITORY / name) for name in PACKAGES],
+                # The signature comes from the model's type hints, its parameters from here.
+                input_example=(
+                    [{USER_ID: user, QUERY: '{"k": 10, "explain": true}'} for user in users],
+                    {"k": 10, "exclude_seen": True},
+                ),
+                pip_requirements=[f"{name}=={_public_version(name)}" for name in required],
+            )
     with contextlib.suppress(MlflowException):  # it exists from the second version on
         client.create_registered_model(MODEL_NAME)
     registered = client.create_model_version(
@@ -157,6 +145,18 @@ def register_package(
     )
     log.info("register: version %s of %s", registered.version, MODEL_NAME)
     return registered
+
+
+@contextlib.contextmanager
+def _no_trial_of_the_example() -> Iterator[None]:
+    """MLflow would say that the example failed: it asks a model that is not written yet."""
+    logger = logging.getLogger("mlflow.models.signature")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _public_version(package: str) -> str:

@@ -363,8 +363,7 @@ class CoarseLayer(nn.Module):
 
         visible = ago >= 0
         something = visible.any(dim=2, keepdim=True)
-        age = (ago.clamp(min=0) + 1).float().log2().long().clamp(max=self.NUM_AGES - 1)
-        bias = self.age_bias[:, age].transpose(0, 1)  # [B, heads, C, L]
+        bias = self.age_bias[:, self.age(ago)].transpose(0, 1)  # [B, heads, C, L]
         # Attention over nothing is not a number: such a cut looks anywhere and then forgets it.
         bias = bias.masked_fill((something & ~visible)[:, None], -torch.inf)
         bias = bias.repeat_interleave(num_queries, dim=2)  # [B, heads, C·Q, L]
@@ -372,6 +371,11 @@ class CoarseLayer(nn.Module):
         seen = self.to_output(seen.transpose(1, 2).flatten(2)).unflatten(1, (num_cuts, num_queries))
         seen = seen * something[..., None]
         return self.feed_forward(queries + self.dropout(seen))
+
+    @classmethod
+    def age(cls, ago: Tensor) -> Tensor:
+        """Which of the ages so many events since are, int64 of the same shape."""
+        return (ago.clamp(min=0) + 1).float().log2().long().clamp(max=cls.NUM_AGES - 1)
 
 
 def interest_overlap(interests: Tensor) -> Tensor:

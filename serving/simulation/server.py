@@ -52,10 +52,8 @@ def main() -> None:
         def do_POST(self) -> None:
             """Predictions, or why there are none."""
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            split = body["dataframe_split"]
-            rows = [dict(zip(split["columns"], row, strict=True)) for row in split["data"]]
             try:
-                found = answers(recommender, rows, marks)
+                found = answers(recommender, body["inputs"], marks)
             except HymirecError as error:
                 self._send(400, json.dumps({"message": f"Failed to predict data\nError: {error}"}))
             else:

@@ -98,5 +98,5 @@ def _save_model(directory: Path, recommender: SimulatedRecommender) -> None:
             directory, python_model=str(MODEL_CODE), artifacts={"recommender": str(saved)},
             pip_requirements=[], signature=SIGNATURE,
         )  # fmt: skip
-    example = {"dataframe_split": {"columns": [USER_ID], "data": [[""]]}}
+    example = {"inputs": [{USER_ID: ""}]}
     (directory / "serving_input_example.json").write_text(json.dumps(example))

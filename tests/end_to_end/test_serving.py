@@ -26,7 +26,7 @@ def server(home):
 
 
 def invoke(server, records, **params):
-    body = {"dataframe_records": records, "params": params}
+    body = {"inputs": records, "params": params}
     return requests.post(f"{server.url}/invocations", json=body, timeout=30)
 
 
@@ -249,7 +249,7 @@ def test_a_lone_answer_and_one_of_many_are_the_same(gateway):
 
 def test_no_answer_tells_of_code_or_paths(gateway):
     for params in ({"k": None}, {"k": 0}, {"k": "many"}):
-        body = {"dataframe_records": [{"user_id": "u0003"}], "params": params}
+        body = {"inputs": [{"user_id": "u0003"}], "params": params}
         answer = requests.post(f"{gateway}/invocations", json=body, timeout=30)
         assert answer.status_code == 400
         assert "Traceback" not in answer.text

@@ -5,84 +5,20 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pytest
 import requests
+from load import CLIENTS, Load, report, until
 
 from serving.server import free_port
 
 pytestmark = pytest.mark.slow
 
-CLIENTS = 8
 SWITCHES = 10
-
-
-@dataclass
-class Answered:
-    """One answer: when it was asked, how long it took, and what it says."""
-
-    asked: float
-    seconds: float
-    status: int
-    version: str = ""
-    degraded: str | None = None
-
-
-class Load:
-    """Clients that ask again as soon as they are answered; a context manager."""
-
-    def __init__(self, url):
-        self.url = url
-        self.answers = []
-        self._done = threading.Event()
-        self._clients = [threading.Thread(target=self._ask, args=(n,)) for n in range(CLIENTS)]
-
-    def __enter__(self):
-        for client in self._clients:
-            client.start()
-        return self
-
-    def __exit__(self, *_):
-        self._done.set()
-        for client in self._clients:
-            client.join()
-
-    def since(self, moment):
-        return [one for one in self.answers if one.asked >= moment]
-
-    def latest(self):
-        return self.answers[-1] if self.answers else None
-
-    def _ask(self, number):
-        session = requests.Session()
-        while not self._done.is_set():
-            asked = time.monotonic()
-            body = {"user_id": f"u{number:04d}", "k": 10}
-            try:
-                answer = session.post(f"{self.url}/v1/recommendations", json=body, timeout=30)
-            except requests.RequestException:
-                self.answers.append(Answered(asked, time.monotonic() - asked, 0))
-                continue
-            found = answer.json()
-            self.answers.append(
-                Answered(
-                    asked, time.monotonic() - asked, answer.status_code,
-                    found.get("model_version", ""), found.get("degraded"),
-                )
-            )  # fmt: skip
-
-
-def until(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -136,15 +72,6 @@ def server_pids(home):
         except OSError:
             continue
     return sorted(found)
-
-
-def report(name, answers):
-    times = sorted(one.seconds for one in answers)
-    print(
-        f"{name}: {len(times)} answers, p50 {1000 * times[len(times) // 2]:.0f} ms, "
-        f"longest {1000 * times[-1]:.0f} ms, "
-        f"{sum(one.degraded is not None for one in answers)} degraded"
-    )
 
 
 def test_ten_promotions_and_rollbacks_fail_nobody(gateway, registry):

@@ -169,3 +169,19 @@ def test_what_was_stopped_stays_stopped_and_nothing_is_kept_then(home, keeping):
     stop(home, find(home, "sleeper"))
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_what_takes_long_to_stop_is_not_started_meanwhile(home, keeping, monkeypatch):
+    thread = keeping(lambda name: pytest.fail(f"{name} was started again"))
+    wait_procs = psutil.wait_procs
+
+    def slowly(processes, timeout):
+        found = wait_procs(processes, timeout=timeout)
+        time.sleep(0.3)  # it has ended, and its children have not yet
+        return found
+
+    monkeypatch.setattr(psutil, "wait_procs", slowly)
+    stop(home, find(home, "sleeper"))
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [path.name for path in supervision.folder(home).iterdir()] == ["sleeper.log"]

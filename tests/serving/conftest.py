@@ -14,7 +14,7 @@ from serving.registry import VersionInfo
 from serving.rollout import ChampionOnly
 from serving.settings import GatewaySettings
 
-EXAMPLE = {"dataframe_split": {"columns": ["user_id"], "data": [["u1"]]}}
+EXAMPLE = {"inputs": [{"user_id": "u1"}]}
 
 
 class FakeRegistry:

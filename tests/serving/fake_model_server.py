@@ -32,8 +32,7 @@ def wait_for_the_parent_to_go():
 threading.Thread(target=wait_for_the_parent_to_go, daemon=True).start()
 
 
-def predict(columns, row):
-    values = dict(zip(columns, row, strict=True))
+def predict(values):
     items = [
         {"item_id": f"i{n}", "title": f"Title {n}", "score": 0.5, "interest": 1,
          "categories": ["Odd" if n % 2 else "Even"]}
@@ -41,7 +40,7 @@ def predict(columns, row):
     ]  # fmt: skip
     query = json.loads(values.get("query") or "{}")
     return {
-        "user_id": values["user_id"], "served_by": "full", "feature_age_seconds": 60.0,
+        "user_id": values.get("user_id"), "served_by": "full", "feature_age_seconds": 60.0,
         "degraded": None, "model_version": told["version"], "run_id": told["run"],
         "codebook_id": told["codebook"], "recommendations": items[: query.get("k", 10)],
         "stage_seconds": {"features": 0.0, "model": 0.0, "search": 0.0, "serialisation": 0.0},
@@ -56,17 +55,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        split = body.get("dataframe_split")
-        if not isinstance(split, dict) or "user_id" not in split.get("columns", ()):
+        rows = body.get("inputs")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             self.answer(400, b'{"message": "no rows"}')
             return
-        place = split["columns"].index("user_id")
-        if any(row[place] == told.get("refuses") for row in split["data"]):
+        if any(row.get("user_id") == told.get("refuses") for row in rows):
             problem = {"message": "Failed to predict data\nError: no, at /secret/path/model.py"}
             self.answer(400, json.dumps(problem).encode())
             return
         time.sleep(told.get("seconds", 0))
-        answers = [predict(split["columns"], row) for row in split["data"]]
+        answers = [predict(row) for row in rows]
         self.answer(200, json.dumps({"predictions": answers}).encode())
 
     def answer(self, status, body):

@@ -2,11 +2,13 @@
 
 import json
 import time
+from contextlib import closing
 
 import pytest
 from fastapi.testclient import TestClient
 from mlflow.webhooks.delivery import _generate_hmac_signature
 
+from features.logs.audit_log import NOTICED, PROMOTION, AuditLog
 from features.logs.event_log import EventLog
 from serving.gateway import MAX_BODY, create_app, without_paths
 from serving.hooks import ENV_SECRET
@@ -190,7 +192,7 @@ def test_without_a_model_server_what_is_popular_is_answered_and_marked(client):
     assert answer["model_version"] == "1"
     assert client.get("/readyz").json()["status"] == "degraded"
     assert client.get("/ping").status_code == 503
-    answer = client.post("/invocations", json={"dataframe_records": []})
+    answer = client.post("/invocations", json={"inputs": []})
     assert answer.status_code == 503
 
 
@@ -201,7 +203,7 @@ def test_a_server_that_refuses_or_takes_too_long_is_an_answer_without_it(
     with TestClient(create_app(home, make_fleet(answer_seconds=0.5)), base_url=LOCAL) as client:
         assert recommend(client)["degraded"] is None
         assert recommend(client, user_id="bad")["degraded"] == "model failed"
-        body = {"dataframe_split": {"columns": ["user_id"], "data": [["bad"]]}}
+        body = {"inputs": [{"user_id": "bad"}]}
         answer = client.post("/invocations", json=body)
         assert (answer.status_code, answer.json()) == (400, {"error": "no, at …"})
     registry.champion = registry.make(3, seconds=0.2)
@@ -352,6 +354,33 @@ def test_a_webhook_of_mlflow_makes_the_gateway_look(home, make_fleet, monkeypatc
     monkeypatch.delenv(ENV_SECRET)
     with TestClient(create_app(home, make_fleet()), base_url=LOCAL) as client:
         assert client.post("/v1/hooks/mlflow", content=body, headers=headers).status_code == 404
+
+
+def test_a_move_past_the_history_is_in_the_history(home, registry, make_fleet):
+    with closing(AuditLog(home)) as history:
+
+        def moves():
+            return [(one.kind, one.before, one.after) for one in history.read()]
+
+        with TestClient(create_app(home, make_fleet()), base_url=LOCAL):
+            began = [(NOTICED, "", "1")]
+            assert soon(lambda: moves() == began)
+            registry.make(2)
+            with history.moving():  # as the gate does
+                registry.champion = 2
+                history.record(PROMOTION, "hymirec@champion", before="1", after="2")
+            registry.make(3)
+            time.sleep(0.3)
+            registry.champion = 3  # as MLflow's page does
+            expected = [*began, (PROMOTION, "1", "2"), (NOTICED, "2", "3")]
+            assert soon(lambda: moves() == expected)
+
+
+def soon(condition):
+    deadline = time.monotonic() + 20
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return met
 
 
 def test_every_answer_is_marked_and_tells_nothing(client):

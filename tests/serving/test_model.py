@@ -16,18 +16,18 @@ from hymirec.additions import Additions, publish
 from hymirec.errors import DataError, HymirecError
 from hymirec.history import History
 from hymirec.package import PackageInfo
-from serving.model import HyMiRecModel, _keep_looking, _user_id
+from serving.model import HyMiRecModel, Row, _keep_looking
 
 
 @pytest.mark.parametrize(("given", "meant"), [("42", "42"), (42, "42"), (42.0, "42"), ("a", "a")])
 def test_an_id_is_the_same_user_as_text_and_as_a_number(given, meant):
-    assert _user_id(given) == meant
+    assert Row(user_id=given).user_id == meant
 
 
 @pytest.mark.parametrize("given", [None, float("nan"), float("inf"), 1.5, True, ["a"]])
 def test_what_names_no_user_is_refused(given):
     with pytest.raises(MlflowException, match="a text or a whole number is needed"):
-        _user_id(given)
+        Row(user_id=given)
 
 
 class Everything:
@@ -74,8 +74,12 @@ def everything():
 
 
 def ask(model, *user_ids, queries=None):
-    columns = {"user_id": list(user_ids)} | ({"query": queries} if queries else {})
-    return model.predict(None, pd.DataFrame(columns))
+    queries = queries or [None] * len(user_ids)
+    rows = [
+        {"user_id": user_id, "query": query}
+        for user_id, query in zip(user_ids, queries, strict=True)
+    ]
+    return model.predict(None, rows)
 
 
 def test_rows_past_the_limit_are_answered_from_and_marked(everything):
@@ -111,7 +115,7 @@ def test_without_features_answers_go_on_and_come_back_by_themselves(everything, 
 
 
 def test_a_query_says_what_is_asked_and_is_checked(everything):
-    plain, explained = ask(everything, "0.5", "0.5", queries=['{"k": 3}', '{"explain": true}'])
+    plain, explained = ask(everything, "0.5", "0.5", queries=['{"k": 3}', {"explain": True}])
     assert "recent" not in plain
     assert explained["recent"] == ["a"]
     for query, message in {'{"k": 0}': "query.k: ", "x": "query: Invalid JSON"}.items():
@@ -119,7 +123,15 @@ def test_a_query_says_what_is_asked_and_is_checked(everything):
             ask(everything, "0.5", queries=[query])
     for k in (None, 0, 1001):
         with pytest.raises(MlflowException, match=f"k is {k}: 1 to 1000"):
-            everything.predict(None, pd.DataFrame({"user_id": ["0.5"]}), {"k": k})
+            everything.predict(None, [{"user_id": "0.5"}], {"k": k})
+
+
+def test_rows_come_as_a_table_too(everything):
+    table = pd.DataFrame({"user_id": ["0.5", 2], "query": ['{"k": 3}', float("nan")]})
+    plain, explained = everything.predict(None, table)
+    assert (plain["user_id"], explained["user_id"]) == ("0.5", "2")
+    assert "recent" not in plain
+    assert explained["recent"] == ["a"]
 
 
 class Package:

@@ -48,3 +48,37 @@ def test_nothing_answers_with_what_is_not_documented(document):
             case.call_and_validate(checks=CHECKS)
 
         send()
+
+
+def test_a_client_can_be_generated(home, make_fleet):
+    """What openapi-python-client and its like need in order to make classes and typed calls."""
+    document = create_app(home, make_fleet()).openapi()
+    operations = {
+        operation["operationId"]: operation
+        for path in document["paths"].values()
+        for operation in path.values()
+    }
+    assert all(name.isidentifier() for name in operations)
+    tags = {tag["name"] for tag in document["tags"]}
+    for operation in operations.values():
+        assert set(operation["tags"]) <= tags
+        for status, response in operation["responses"].items():
+            content = response["content"]
+            assert content, (operation["operationId"], status)
+            if status != "200":
+                schema = content["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/Problem"}
+    taken = {
+        name: operations[name]["requestBody"]["content"]["application/json"]["schema"]
+        for name in ("recommend", "recommend_batch", "events")
+    }
+    assert taken == {
+        "recommend": {"$ref": "#/components/schemas/Ask"},
+        "recommend_batch": {"$ref": "#/components/schemas/Asks"},
+        "events": {"$ref": "#/components/schemas/EventsIn"},
+    }
+    # A schema that is an object and a choice at once becomes no class.
+    for name, schema in document["components"]["schemas"].items():
+        assert not ({"anyOf", "oneOf", "allOf"} & schema.keys()), name
+        for field in schema.get("properties", {}).values():
+            assert not {"ge", "le"} & {word for one in field.get("anyOf", ()) for word in one}

@@ -229,7 +229,7 @@ def test_no_message_about_a_tokens_file_tells_a_token(line, tmp_path, monkeypatc
 BODIES = {
     "/v1/recommendations": {"user_id": "u1", "k": 3, "exclude_seen": True, "recent_items": ["i1"]},
     "/v1/events": {"events": [{"event_id": "e", "user_id": "u", "item_id": "i", "kind": "click"}]},
-    "/invocations": {"dataframe_records": [{"user_id": "u1"}], "params": {"k": 3}},
+    "/invocations": {"inputs": [{"user_id": "u1"}], "params": {"k": 3}},
 }
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),

@@ -33,7 +33,7 @@ class StandIn:
             (inner / "marks.json").write_text(json.dumps({"run_id": "", "codebook_id": "book"}))
             meta = {"model_version": number}
             (self.fetch(number) / "registered_model_meta").write_text(json.dumps(meta))
-            example = {"dataframe_split": {"columns": ["user_id"], "data": [[""]]}}
+            example = {"inputs": [{"user_id": ""}]}
             place = self.fetch(number) / "serving_input_example.json"
             place.write_text(json.dumps(example))
 
