@@ -32,8 +32,7 @@ class PipelineResult:
         standing: of the version now, see `flows.registry.promote.Standing`.
         ran: steps that were done.
         skipped: steps whose inputs, settings and code had not changed.
-        data_report: the report's page on the interactions; unlike its start page, it can be read
-            offline.
+        data_report: the report's page on the interactions.
         warnings: of the validation, see `flows.validation.admission.Verdict`.
     """
 

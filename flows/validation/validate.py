@@ -7,14 +7,15 @@ are.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
 
 from flows.validation.frames import dataset_frames
@@ -92,7 +93,7 @@ class ValidationReport:
         return finding.rule.severity != WARNING and finding.rule.name not in self.kept
 
     def page(self, table: str) -> Path:
-        """The report's page on a table; unlike the first page, it can be read offline."""
+        """The report's page on a table, with every rule and what was observed."""
         return next(self.docs_index.parent.glob(f"validations/{table}/**/*.html"))
 
     def raise_for_failures(self) -> None:
@@ -147,12 +148,21 @@ def check(
     source = context.data_sources.add_pandas("dataset")
     findings: list[Finding] = []
     errors: list[str] = []
+    found: dict[str, list[tuple[str, str]]] = {}
     for table, frame in frames.items():
         result = _run(context, source, table, frame, find_suite(suites, table), all_rows=all_rows)
-        findings.extend(_findings(table, frame, result))
-        errors.extend(_errors(table, result))
+        its = list(_findings(table, frame, result))
+        wrong = list(_errors(table, result))
+        found[table] = [
+            *(("error", line) for line in wrong),
+            *(("warning" if one.rule.severity == WARNING else "failure", one.message)
+              for one in its),
+        ]  # fmt: skip
+        findings.extend(its)
+        errors.extend(wrong)
     context.build_data_docs()
     _style(report_dir)
+    _write_index(report_dir, found)
     return ValidationReport(findings, errors, report_dir.resolve() / "index.html")
 
 
@@ -192,6 +202,28 @@ def _style(report_dir: Path) -> None:
     for page in report_dir.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         page.write_text(text.replace("</head>", style, 1), encoding="utf-8")
+
+
+def _write_index(report_dir: Path, found: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Write the first page, in place of one that shows nothing without a script from the internet.
+
+    Args:
+        report_dir: of the report.
+        found: by table, kinds and messages of what is not as it should be.
+    """
+    tables = [
+        {
+            "name": table, "suite": f"expectations/{table}.html",
+            "page": next(report_dir.glob(f"validations/{table}/**/*.html"))
+            .relative_to(report_dir).as_posix(),
+            "found": [{"kind": kind, "message": message} for kind, message in its],
+        }
+        for table, its in found.items()
+    ]  # fmt: skip
+    environment = Environment(loader=PackageLoader("flows"), autoescape=True)
+    page = environment.get_template("data_report.html")
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    (report_dir / "index.html").write_text(page.render(when=when, tables=tables), encoding="utf-8")
 
 
 def _run(

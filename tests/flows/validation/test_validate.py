@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -51,7 +52,10 @@ def test_good_data_passes_and_leaves_a_report(dataset, tmp_path, capfd):
     assert report.errors == []
     report.raise_for_failures()
     assert report.docs_index == tmp_path / "report" / "index.html"
-    assert "interactions" in report.docs_index.read_text()
+    first_page = report.docs_index.read_text()
+    assert first_page.count("every rule is met") == 2
+    for page in re.findall('href="(.*?)"', first_page):
+        assert (report.docs_index.parent / page).exists()
     suite_page = (tmp_path / "report" / "expectations" / "interactions.html").read_text()
     assert "with an item that items does not hold" in suite_page
     # No progress bars, no chatter.
