@@ -50,7 +50,9 @@ def note_published_data(home: Home, codebook_id: str, digest: str) -> None:
     """Note whose histories the offline files hold; '' while they are being written."""
     note = _note(home, codebook_id)
     if digest:
-        note.write_text(json.dumps({"data": digest}))
+        new = note.with_suffix(".tmp")
+        new.write_text(json.dumps({"data": digest}))
+        new.replace(note)  # whole or not at all
     else:
         note.unlink(missing_ok=True)
 

@@ -163,7 +163,9 @@ def _seconds_before(partial: Path) -> float:
         written = [file.stat().st_mtime for file in partial.rglob("*") if file.is_file()]
         seconds += max(0.0, max(written) - started)
     partial.mkdir(exist_ok=True)
-    path.write_text(json.dumps([seconds, time.time()]))
+    new = path.with_suffix(".tmp")
+    new.write_text(json.dumps([seconds, time.time()]))
+    new.replace(path)  # half a note, as a kill may leave, would stop every further attempt
     return seconds
 
 

@@ -160,7 +160,9 @@ def _remembered(home: Home, **given: Any) -> Told:
     before = json.loads(file.read_text()) if file.exists() else {}
     told = Told(**before | {key: value for key, value in given.items() if value is not None})
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(vars(told)))
+    new = file.with_suffix(".tmp")
+    new.write_text(json.dumps(vars(told)))
+    new.replace(file)  # whole or not at all
     return told
 
 
