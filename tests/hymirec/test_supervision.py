@@ -66,6 +66,22 @@ def test_stop_ends_it_and_what_it_started_and_nothing_else(home, running):
     bystander.wait()
 
 
+def test_what_a_killed_program_left_is_stopped_too(home, running):
+    child = child_of(home)
+    psutil.Process(running.pid).kill()
+    assert not running.comes_round()
+    assert [one.pid for one in running.left] == [child]
+    assert not stop(home, running)
+    assert running.left == []
+    assert not psutil.pid_exists(child)
+
+
+def test_one_that_had_much_to_do_is_not_taken_for_dead(running, monkeypatch):
+    answers = iter([False, False, True])
+    monkeypatch.setattr(supervision.Running, "answers", lambda _: next(answers))
+    assert running.comes_round()
+
+
 def test_a_number_that_another_program_has_by_now_is_nobody_of_ours(home, running):
     file = supervision.folder(home) / "web.json"
     other = json.loads(file.read_text()) | {"pid": os.getpid()}
