@@ -92,9 +92,11 @@ def end_state(home_path: Path) -> dict[str, str]:
 
     found = {}
     for step in home.runs.iterdir():
+        # What is asked of the gate is a version, which has a time of its own.
+        name = step.name.partition("-")[0] if step.name.startswith("promote-") else step.name
         for path in sorted(step.rglob("*")):
             if path.is_file() and path.name not in OF_A_RUN:
-                found[str(path.relative_to(home.root))] = digest(path.read_bytes())
+                found[f"runs/{name}/{path.relative_to(step)}"] = digest(path.read_bytes())
     for path in home.data.glob("*/*"):
         found[str(path.relative_to(home.root))] = digest(path.read_bytes())
     for codebook in list_codebooks(home):

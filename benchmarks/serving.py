@@ -111,7 +111,9 @@ def make_home(home: Home) -> None:
     start = pd.Timestamp("2026-01-01", tz="UTC")
     events["timestamp"] = start + pd.to_timedelta(np.arange(len(events)), unit="min")
     codes = codebook.encode(vectors[1:]).numpy()
-    publish(home, codebook.id, events, ids, codes, datetime.now(UTC))
+    path = home.root / "interactions.parquet"
+    events.sort_values("user_id", kind="stable").to_parquet(path, index=False)
+    publish(home, codebook.id, path, ids, codes, datetime.now(UTC))
     mlflow.set_tracking_uri(home.mlflow_uri)
     artifacts = (home.mlflow / "artifacts").as_uri()
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("serving", artifacts))

@@ -119,7 +119,7 @@ def item_rows(
 
 def history_rows(
     interactions: pd.DataFrame,
-    item_ids: Sequence[str],
+    item_ids: Sequence[str] | pd.Index[str],
     codes: NDArray[np.uint8],
     codebook_id: str,
     written_at: datetime,
@@ -172,13 +172,13 @@ def write(home: Home, codebook_id: str, items: pd.DataFrame, histories: pd.DataF
     Raises:
         DataError: a column is missing or has values of another type than its schema says.
     """
-    _write_table(item_path(home, codebook_id), items, ITEM_SCHEMA)
-    _write_table(history_path(home, codebook_id), histories, HISTORY_SCHEMA)
+    write_table(item_path(home, codebook_id), items, ITEM_SCHEMA)
+    write_table(history_path(home, codebook_id), histories, HISTORY_SCHEMA)
 
 
 def write_statistics(home: Home, statistics: pd.DataFrame) -> None:
     """Write the item statistics (`features.statistics`), whole or not at all. Raises as `write`."""
-    _write_table(statistics_path(home), statistics, STATISTICS_SCHEMA)
+    write_table(statistics_path(home), statistics, STATISTICS_SCHEMA)
 
 
 def read_histories(
@@ -278,8 +278,12 @@ def _read_rows(
         raise DataError(f"{path}: not a readable parquet file: {error}") from error
 
 
-def _write_table(path: Path, rows: pd.DataFrame, schema: pa.Schema) -> None:
-    """Write by a temporary file beside the target, so that a reader never meets half a file."""
+def write_table(path: Path, rows: pd.DataFrame, schema: pa.Schema) -> None:
+    """Write rows by a temporary file beside the target: a reader never meets half a file.
+
+    Raises:
+        DataError: a column is missing or has values of another type than its schema says.
+    """
     try:
         table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
     except (pa.ArrowException, KeyError) as error:

@@ -1,7 +1,7 @@
 """Publishing a codebook: definitions into the registry, offline files into the online store.
 
-Rows are written piece by piece, in bounded memory, and no row that has clicks from the event log
-ever loses them. A codebook is published when Feast notes its views as materialised, which comes
+Files and rows are written in shards, in bounded memory, and no row that has clicks from the event
+log ever loses them. A codebook is published when Feast notes its views as materialised, which comes
 last: interrupted before that, nothing of it is visible, and doing it again makes it whole.
 """
 
@@ -17,44 +17,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from features.building import build_histories_file
 from features.definitions import define, history_view_name, item_view_name
 from features.logs.event_log import CLICK, EventLog
 from features.offline import (
     HISTORY,
+    ITEM_SCHEMA,
     history_path,
-    history_rows,
     item_path,
     item_rows,
     packed_histories,
-    write,
+    write_table,
 )
 from features.online import FeatureWriter
-from features.stores import changing_registry, tidy_up
+from features.stores import changing_registry, online_is_shared, tidy_up
 from features.updates import EVENTS_PER_ROUND, HistoryUpdater, note_publication
 from hymirec.errors import DataError, VersionError
 from hymirec.history import unpack
 from hymirec.home import Home
-from hymirec.long_work import lines
 from hymirec.schema import USER_ID
+from hymirec.sharding import EachShard, one_by_one
 
+ROWS_PER_SHARD = 20_000
+"""At least, but in the last shard; opening the stores takes a worker a moment."""
 _ITEMS_PER_WRITE = 5000
 _USERS_PER_WRITE = 500
 """Few, because the consumer of events waits meanwhile, and a history may have 100 KB."""
 
 
 def publish(
-    home: Home, codebook_id: str, interactions: pd.DataFrame, item_ids: Sequence[str],
-    codes: NDArray[np.uint8], at: datetime,
+    home: Home, codebook_id: str, interactions: Path, item_ids: Sequence[str],
+    codes: NDArray[np.uint8], at: datetime, each_shard: EachShard = one_by_one,
 ) -> None:  # fmt: skip
     """Publish a codebook's item codes and user histories: offline files, definitions, rows online.
 
-    Arguments and errors as `features.offline.history_rows`, `apply` and `materialise`.
+    Arguments and errors as `build_histories_file`, `apply` and `materialise`.
     """
     items = item_rows(item_ids, codes, codebook_id, at)
-    histories = history_rows(interactions, item_ids, codes, codebook_id, at)
-    write(home, codebook_id, items, histories)
+    write_table(item_path(home, codebook_id), items, ITEM_SCHEMA)
+    build_histories_file(home, codebook_id, interactions, item_ids, codes, at, each_shard)
     apply(home, codebook_id)
-    materialise(home, codebook_id)
+    materialise(home, codebook_id, each_shard)
 
 
 def apply(home: Home, codebook_id: str) -> None:
@@ -70,44 +73,81 @@ def apply(home: Home, codebook_id: str) -> None:
     tidy_up(home)
 
 
-def materialise(home: Home, codebook_id: str) -> None:
+def materialise(home: Home, codebook_id: str, each_shard: EachShard = one_by_one) -> None:
     """Bring everything in a codebook's offline files online; doing it again changes nothing.
 
     The event log's clicks are added to every history that is written; users whom only the log
     knows get a row as well. Reads, and updates by the consumer of events, go on meanwhile.
+
+    Args:
+        home: whose files and stores.
+        codebook_id: whose rows; one publication of a codebook at a time.
+        each_shard: has the shards written, if the online store is one that machines share.
 
     Raises:
         VersionError: the codebook's definitions or offline files are not there.
         DataError: an offline file is damaged or has no rows.
         HymirecError: a store cannot be used.
     """
-    items, histories = (_opened(path(home, codebook_id)) for path in (item_path, history_path))
+    items, histories = (_shards(path(home, codebook_id)) for path in (item_path, history_path))
     writer = FeatureWriter(home, codebook_id, unfinished=True)
-    _write_items(writer, items)
     event_log = EventLog(home)
+    each_shard = each_shard if online_is_shared() else one_by_one
+    common = {"home": home.root, "codebook_id": codebook_id}
     try:
-        _write_histories(writer, event_log, histories)
+        position = event_log.end
+        for what, work, (groups, sizes) in (
+            ("items", write_items, items), ("histories", write_histories, histories)
+        ):  # fmt: skip
+            asked = [common | {"groups": some} for some in groups]
+            for _ in each_shard("publish", work, asked, sizes=sizes, what=what):
+                pass
+        _finish(writer, event_log, position)
     finally:
         event_log.close()
     tidy_up(home)
 
 
-def _write_items(writer: FeatureWriter, file: pq.ParquetFile) -> None:
-    tell = lines("publish", "items")
-    for done, rows in _pieces(file, _ITEMS_PER_WRITE):
-        writer.write_item_rows(rows)
-        tell(done, file.metadata.num_rows)
+def write_items(home: Path, codebook_id: str, groups: Sequence[int]) -> None:
+    """Write the items of some groups of rows of the offline file online.
+
+    Args:
+        home: root of the home.
+        codebook_id: whose.
+        groups: which.
+    """
+    place = Home.at(home)
+    writer = FeatureWriter(place, codebook_id, unfinished=True)
+    with _opened(item_path(place, codebook_id)) as file:
+        for rows in _pieces(file, groups, _ITEMS_PER_WRITE):
+            writer.write_item_rows(rows)
 
 
-def _write_histories(writer: FeatureWriter, event_log: EventLog, file: pq.ParquetFile) -> None:
-    """Write histories with their clicks, and tell Feast that the codebook is online."""
+def write_histories(home: Path, codebook_id: str, groups: Sequence[int]) -> None:
+    """Write the histories of some groups of rows online, with their clicks, as `write_items`."""
+    place = Home.at(home)
+    writer = FeatureWriter(place, codebook_id, unfinished=True)
+    event_log = EventLog(place)
+    try:
+        updater = HistoryUpdater(event_log, codebook_id, unfinished=True)
+        with _opened(history_path(place, codebook_id)) as file:
+            for rows in _pieces(file, groups, _USERS_PER_WRITE):
+                # Other shards have other users; a file takes one writer.
+                with event_log.writing(shared=online_is_shared()):
+                    writer.write_history_rows(_with_log(rows, event_log, updater))
+    finally:
+        event_log.close()
+
+
+def _finish(writer: FeatureWriter, event_log: EventLog, position: int) -> None:
+    """Add what the log has besides, and tell Feast that the codebook is online.
+
+    Args:
+        writer: of the codebook.
+        event_log: of its home.
+        position: where the log ended before the first history was written.
+    """
     updater = HistoryUpdater(event_log, writer.codebook_id, unfinished=True)
-    position = event_log.end
-    tell = lines("publish", "histories")
-    for done, rows in _pieces(file, _USERS_PER_WRITE):
-        with event_log.writing():
-            writer.write_history_rows(_with_log(rows, event_log, updater))
-        tell(done, file.metadata.num_rows)
     last = ""
     while users := event_log.users(last, _USERS_PER_WRITE):  # some of whom have no row yet
         with event_log.writing():
@@ -159,24 +199,33 @@ def _opened(path: Path) -> pq.ParquetFile:
     return file
 
 
-def _pieces(file: pq.ParquetFile, size: int) -> Iterator[tuple[int, pd.DataFrame]]:
-    """Read a file piece by piece; with each, how many rows there were up to its end.
+def _shards(path: Path) -> tuple[list[list[int]], list[int]]:
+    """Groups of rows of each shard of an offline file, and how many rows it has."""
+    groups: list[list[int]] = [[]]
+    sizes = [0]
+    with _opened(path) as file:
+        for group in range(file.num_row_groups):
+            if sizes[-1] >= ROWS_PER_SHARD:
+                groups.append([])
+                sizes.append(0)
+            groups[-1].append(group)
+            sizes[-1] += file.metadata.row_group(group).num_rows
+    return groups, sizes
 
-    Row groups are asked for a few at a time, because `iter_batches` holds on to all that it has
-    read until the file's end.
+
+def _pieces(file: pq.ParquetFile, groups: Sequence[int], size: int) -> Iterator[pd.DataFrame]:
+    """Read some groups of rows piece by piece.
+
+    They are asked for a few at a time, because `iter_batches` holds on to all that it has read
+    until the file's end.
     """
-    done, group = 0, 0
-    while group < file.num_row_groups:
-        groups: list[int] = []
-        num_rows = 0
-        while group < file.num_row_groups and (
-            not groups or num_rows + file.metadata.row_group(group).num_rows <= size
-        ):
-            num_rows += file.metadata.row_group(group).num_rows
-            groups.append(group)
-            group += 1
-        table = file.read_row_groups(groups)
+    waiting = list(groups)
+    while waiting:
+        some = [waiting.pop(0)]
+        num_rows = file.metadata.row_group(some[0]).num_rows
+        while waiting and num_rows + file.metadata.row_group(waiting[0]).num_rows <= size:
+            some.append(waiting.pop(0))
+            num_rows += file.metadata.row_group(some[-1]).num_rows
+        table = file.read_row_groups(some)
         for start in range(0, num_rows, size):
-            piece = table.slice(start, size)
-            done += len(piece)
-            yield done, piece.to_pandas()
+            yield table.slice(start, size).to_pandas()

@@ -141,6 +141,11 @@ def _connected(home: Home, registry: str) -> FeatureStore:
     return open_store(home)
 
 
+def online_is_shared() -> bool:
+    """Whether the online store is a server's, which several machines may write to at once."""
+    return bool(os.environ.get(ENV_ONLINE_STORE))
+
+
 def provider(store: FeatureStore) -> Any:
     """Reach what Feast reads rows with, a `feast.infra.provider.Provider`."""
     return store._get_provider()

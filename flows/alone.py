@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import Flow, flow
 
 from flows import tasks
-from flows.runtime.locks import PUBLICATION, VALIDATION
+from flows.runtime.locks import FOREVER, PUBLICATION, VALIDATION
 from flows.runtime.notify import HOOKS
 from flows.runtime.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG
 from flows.steps import encode, train
@@ -49,7 +49,7 @@ def validate(data: Path, home: Path, bad_rows: BadRows = "fail") -> FlowResult:
         bad_rows: what becomes of rows that do not meet the suites: fail, drop or keep.
     """
     place = Home.at(home).create()
-    with flow_run(place, "validate", lock=VALIDATION, wait=True) as run:
+    with flow_run(place, "validate", lock=VALIDATION, wait_seconds=FOREVER) as run:
         read = tasks.data_task(place, data, run.run_id)
         checked = tasks.validate_task(place, read_ref(place, read), run.run_id, bad_rows)
         run.steps.extend([read, checked])
@@ -122,7 +122,7 @@ def publish_features(
     """
     place = Home.at(home).create()
     ref = admitted(place, data)
-    with flow_run(place, "publish-features", lock=PUBLICATION, wait=True) as run:
+    with flow_run(place, "publish-features", lock=PUBLICATION, wait_seconds=FOREVER) as run:
         tasks.log_data(ref, run.run_id)
         if recipe:
             settings = chosen_recipe(recipe, backbone, tuning, seed)
@@ -156,6 +156,7 @@ def register(run: FlowRun, home: Home, data: DataRef, recipe: Recipe) -> FlowRes
     """Register the evaluated model as a version."""
     encoder, codebook = _encoder(home, data, recipe), _codebook(home, data, recipe)
     recommender, evaluation = _recommender(home, data, recipe), _evaluation(home, data, recipe)
+    train.log_evaluation(run.run_id, evaluation)  # what is asked of a version, its run tells
     parts = {
         ENCODER_MODEL_TAG: log_component(run.run_id, encoder, tasks.encoder_settings(recipe)),
         CODEBOOK_MODEL_TAG: log_component(run.run_id, codebook, tasks.codebook_settings(recipe)),

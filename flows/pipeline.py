@@ -63,6 +63,7 @@ def pipeline(
     tuning: Tuning = "frozen",
     seed: int | None = None,
     bad_rows: BadRows = "fail",
+    wait_minutes: float = 0,
 ) -> PipelineResult:
     """Validate, encode, publish, train, evaluate, register, promote.
 
@@ -74,10 +75,11 @@ def pipeline(
         tuning: how much of the backbone trains: full, lora or frozen.
         seed: of all trainings, in place of the recipe's.
         bad_rows: what becomes of rows that do not meet the suites: fail, drop or keep.
+        wait_minutes: for another run that holds the home, before refusing; 0 refuses at once.
     """
     settings = chosen_recipe(recipe, backbone, tuning, seed)
     place = Home.at(home).create()
-    with flow_run(place, "pipeline", run_name=settings.name) as run:
+    with flow_run(place, "pipeline", wait_seconds=60 * wait_minutes, run_name=settings.name) as run:
         run_id = run.run_id
         log_parameters(run_id, settings.flat())
         read = tasks.data_task(place, data, run_id)

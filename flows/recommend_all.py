@@ -12,13 +12,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import flow
@@ -36,13 +35,13 @@ from hymirec.errors import UsageError
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage
 from hymirec.schema import ITEM_ID
+from hymirec.sharding import claim, groups_of_rows
 
 log = logging.getLogger(__name__)
 
 GROUPS_PER_SHARD = 4
 """Of rows of the published file, 1,000 users each: what an interruption can cost."""
 NEWCOMERS_PER_SHARD = 4000
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def recommend_all(
     asked = _asked(home, served, k, exclude_seen)
     parts = path.with_name(f".{path.name}.parts")
     try:
-        _claim(parts, asked)
+        claim(parts, asked)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
     with measured() as cost:
@@ -174,17 +173,6 @@ def _asked(home: Home, served: ServedVersion, k: int, exclude_seen: bool) -> dic
     }
 
 
-def _claim(parts: Path, asked: dict[str, Any]) -> None:
-    """Leave the shards of the same question only."""
-    manifest = parts / MANIFEST
-    if not manifest.exists() or json.loads(manifest.read_text()) != asked:
-        shutil.rmtree(parts, ignore_errors=True)
-        parts.mkdir(parents=True)
-        temporary = manifest.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asked))
-        temporary.replace(manifest)
-
-
 def _shards(
     home: Home, served: ServedVersion, asked: dict[str, Any], parts: Path
 ) -> tuple[list[dict[str, Any]], list[int]]:
@@ -228,7 +216,7 @@ def _join(parts: Sequence[Path], path: Path, asked: dict[str, Any]) -> tuple[int
     users = popular = 0
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for table in _tables(parts):
+            for table in groups_of_rows(parts):
                 writer.write_table(table.cast(schema))
                 users += table.num_rows
                 popular += pc.sum(pc.equal(table[SERVED_BY], "popular")).as_py() or 0
@@ -236,10 +224,3 @@ def _join(parts: Sequence[Path], path: Path, asked: dict[str, Any]) -> tuple[int
     finally:
         temporary.unlink(missing_ok=True)
     return users, popular
-
-
-def _tables(parts: Sequence[Path]) -> Iterator[pa.Table]:
-    for part in parts:
-        with pq.ParquetFile(part) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group)

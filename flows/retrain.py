@@ -14,6 +14,7 @@ from flows.collect import collect
 from flows.gate.aside import ask_gate
 from flows.pipeline import pipeline
 from flows.registry.served import ServedVersion, served_versions
+from flows.runtime.locks import alone_in
 from flows.runtime.notify import HOOKS, notify
 from flows.runtime.settings import CHAMPION
 from hymirec.home import Home
@@ -46,7 +47,9 @@ class Retrained:
 
 
 @flow(name="retrain", **HOOKS)
-def retrain_flow(home: Path, reason: str = "schedule", alias: str = CHAMPION) -> Retrained:
+def retrain_flow(
+    home: Path, reason: str = "schedule", alias: str = CHAMPION, wait_minutes: float = 0
+) -> Retrained:
     """Collect what came since, train as the served version was trained, and judge the result.
 
     Where nothing has changed every step is skipped.
@@ -55,12 +58,17 @@ def retrain_flow(home: Path, reason: str = "schedule", alias: str = CHAMPION) ->
         home: of the version.
         reason: why, for whoever reads about it.
         alias: of the version whose data and recipe are taken.
+        wait_minutes: for another run that holds the home, before refusing; 0 refuses at once.
     """
     place = Home.at(home)
-    (served,) = served_versions(place, alias)
-    log.info("retrain: %s: %s", served.name, reason)
-    directory = collect(place, served)
-    done = pipeline(data=directory, home=place.root, **_as_trained(place, served))
+    # What the other run does may be a new champion: waited for before anything is looked up.
+    with alone_in(place, wait_seconds=60 * wait_minutes):
+        (served,) = served_versions(place, alias)
+        log.info("retrain: %s: %s", served.name, reason)
+        directory = collect(place, served)
+    done = pipeline(
+        data=directory, home=place.root, wait_minutes=wait_minutes, **_as_trained(place, served)
+    )
     standing, said = done.standing, ""
     if standing == "challenger":
         standing, said = _ask_gate(place, done.model_version)

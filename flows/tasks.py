@@ -19,7 +19,7 @@ from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import RunTag
 
 from flows.registry.card import CARD, model_card
-from flows.runtime.locks import DATA, alone_in
+from flows.runtime.locks import DATA, FOREVER, alone_in
 from flows.runtime.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from flows.steps import encode, train
 from flows.steps.data import DataRef, ingest_step, read_ref
@@ -63,7 +63,7 @@ def chosen_recipe(
 @step("data")
 def data_task(home: Home, source: Path, run_id: str) -> StepResult:
     """Read the data and note in MLflow what was read."""
-    with alone_in(home, DATA, wait=True):
+    with alone_in(home, DATA, wait_seconds=FOREVER):
         done = ingest_step(home, source)
     log_data(read_ref(home, done), run_id)
     return done
@@ -81,7 +81,7 @@ def log_data(data: DataRef, run_id: str) -> None:
 @step("validate")
 def validate_task(home: Home, data: DataRef, run_id: str, bad_rows: BadRows = "fail") -> StepResult:
     """Validate, keep the report, and stop the flow on a failure."""
-    with component_run(run_id, "validate") as own, alone_in(home, DATA, wait=True):
+    with component_run(run_id, "validate") as own, alone_in(home, DATA, wait_seconds=FOREVER):
         with _kept_report(report_of(home, data), own):
             done = admit(home, data, own, bad_rows)
         log_step(own, done)
@@ -215,6 +215,8 @@ def register_task(
     with component_run(run_id, "register") as own:
         card = card_of(data, codebook, evaluation, recipe)
         known = find_version(package_digest(evaluation.digest))
+        if known:
+            log.info("register: this is version %s already", known.version)
         version = known or register_model(
             home, data, codebook, recommender, evaluation, recipe, card, parts
         )

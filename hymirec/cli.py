@@ -123,6 +123,9 @@ def pipeline(
     bad_rows: Annotated[
         BadRows, typer.Option(help="What becomes of rows that break a rule of the suites.")
     ] = "fail",
+    wait_minutes: Annotated[
+        float, typer.Option(help="For another run that holds the home; 0 refuses at once.", min=0)
+    ] = 0,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -130,8 +133,9 @@ def pipeline(
     if not backbone and (download or tuning != "frozen"):
         raise UsageError("--tuning and --download are about a --backbone; none is named")
     result = _run_pipeline(
-        home, data, recipe, backbone, tuning, seed=seed, bad_rows=bad_rows, download=download
-    )
+        home, data, recipe, backbone, tuning, seed=seed, bad_rows=bad_rows, download=download,
+        wait_minutes=wait_minutes,
+    )  # fmt: skip
     show_metrics(result)
     if as_json:
         print(json.dumps(result.to_json()))
@@ -365,6 +369,7 @@ def _show_progress() -> None:
 def _run_pipeline(
     home: Path, data: Path, recipe: str, backbone: str = "", tuning: Tuning = "frozen",
     *, seed: int | None = None, bad_rows: BadRows = "fail", download: bool = False,
+    wait_minutes: float = 0,
 ) -> Any:  # fmt: skip
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder")
@@ -382,7 +387,7 @@ def _run_pipeline(
     return interruptible(
         lambda: launch(
             flow, data=data.resolve(), home=place.root, recipe=recipe, backbone=backbone,
-            tuning=tuning, seed=seed, bad_rows=bad_rows,
+            tuning=tuning, seed=seed, bad_rows=bad_rows, wait_minutes=wait_minutes,
         )
     )  # fmt: skip
 

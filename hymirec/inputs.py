@@ -99,7 +99,7 @@ def number_items(item_ids: Sequence[str]) -> dict[str, int]:
 
 def build_histories(
     interactions: pd.DataFrame,
-    item_ids: Sequence[str],
+    item_ids: Sequence[str] | pd.Index[str],
     codes: NDArray[np.uint8],
     codebook_id: str,
 ) -> dict[str, History]:
@@ -141,13 +141,16 @@ def build_histories(
     }
 
 
-def item_positions(item_ids: Sequence[str], codes: NDArray[np.uint8]) -> pd.Index[str]:
-    """Index item ids by place, one for each row of `codes`.
+def item_positions(
+    item_ids: Sequence[str] | pd.Index[str], codes: NDArray[np.uint8]
+) -> pd.Index[str]:
+    """Index item ids by place, one for each row of `codes`; an index is taken as it is.
 
     Raises:
         DataError: an item id occurs twice, or there are not as many codes as items.
     """
-    index = pd.Index(list(item_ids), dtype="object")
+    # One that is there may have looked its places up.
+    index = item_ids if isinstance(item_ids, pd.Index) else pd.Index(list(item_ids), dtype="object")
     if len(index) != len(codes):
         raise DataError(f"item codes: {len(index)} items and {len(codes)} codes")
     if not index.is_unique:

@@ -10,14 +10,16 @@ they have started themselves.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
+PATIENCE_SECONDS = 30.0
 LONGEST_PAUSE = 60.0
 """Before what could not be started is tried again."""
 _SECONDS_BETWEEN_LOOKS = 0.3
@@ -86,6 +89,31 @@ class Running:
             return "stopped"
         return "running" if self.answers() else "not answering"
 
+    @property
+    def left(self) -> list[psutil.Process]:
+        """What it has started and has not taken along when it was killed.
+
+        It had a session of its own, whose number nobody else gets while one of them lives.
+        """
+        leader = _process(self.pid)
+        if leader is not None and abs(leader.create_time() - self.began) >= _SAME_START:
+            return []  # the number is another's by now, so that nobody was left
+        found = []
+        for one in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if one.pid != self.pid and os.getsid(one.pid) == self.pid:
+                    found.append(one)
+        return found
+
+    def comes_round(self) -> bool:
+        """Whether it answers within `PATIENCE_SECONDS`, as one does that had much to do."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.process is not None and time.monotonic() < deadline:
+            if self.answers():
+                return True
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        return False
+
     def answers(self) -> bool:
         """Whether it is well; one that cannot be asked is."""
         if not self.health:
@@ -93,6 +121,15 @@ class Running:
         with suppress(requests.RequestException):
             return requests.get(self.url + self.health, timeout=5).ok
         return False
+
+
+@contextmanager
+def one_at_a_time(home: Home) -> Iterator[None]:
+    """Wait until nobody else starts or stops services here: two would start the same twice."""
+    folder(home).mkdir(parents=True, exist_ok=True)
+    with (folder(home) / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def find(home: Home, name: str) -> Running | None:
@@ -133,6 +170,7 @@ def start(home: Home, service: Service, environment: Mapping[str, str]) -> Runni
             list(service.command), env=dict(environment), stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+    _stopping(home, service.name).unlink(missing_ok=True)  # of one who did not come to the end
     running = Running(
         service.name, process.pid, psutil.Process(process.pid).create_time(), service.url,
         service.health, list(service.command),
@@ -159,16 +197,18 @@ def start(home: Home, service: Service, environment: Mapping[str, str]) -> Runni
 
 def stop(home: Home, running: Running) -> bool:
     """Stop a program and all that it has started; whether it ran."""
-    process = running.process
+    process, family = running.process, running.left
+    stopping = _stopping(home, running.name)
+    stopping.touch()  # or who keeps it would take it for one that ended by itself
     if process is not None:
-        family = [process]
+        family.append(process)
         with suppress(psutil.Error):
             family += process.children(recursive=True)
         with suppress(psutil.Error):
             process.terminate()
-        _, alive = psutil.wait_procs([process], timeout=STOP_SECONDS)
-        # Those it left behind, and those it would not let go of.
-        left = [one for one in family if one.is_running()]
+        psutil.wait_procs([process], timeout=STOP_SECONDS)
+    # Those it left behind, and those it would not let go of.
+    if left := [one for one in family if one.is_running()]:
         for one in left:
             with suppress(psutil.Error):
                 one.terminate()
@@ -178,7 +218,14 @@ def stop(home: Home, running: Running) -> bool:
                 one.kill()
         psutil.wait_procs(alive, timeout=STOP_SECONDS / 3)
     _file(home, running.name).unlink(missing_ok=True)
+    stopping.unlink(missing_ok=True)
     return process is not None
+
+
+def _process(pid: int) -> psutil.Process | None:
+    with suppress(psutil.Error):
+        return psutil.Process(pid)
+    return None
 
 
 def keep(
@@ -202,6 +249,9 @@ def keep(
             return
         for name, running in kept.items():
             ended = running is not None and running.process is None
+            # Stopped meanwhile: the mark is there before it ends, and goes after its file.
+            if ended and (_stopping(home, name).exists() or find(home, name) is None):
+                continue
             if time.monotonic() < due.get(name, 0.0 if ended else float("inf")):
                 continue
             log.warning("%s has ended and is started again", name)
@@ -218,6 +268,11 @@ def keep(
 
 def _file(home: Home, name: str) -> Path:
     return folder(home) / f"{name}.json"
+
+
+def _stopping(home: Home, name: str) -> Path:
+    """There while a program is being stopped."""
+    return folder(home) / f"{name}.stopping"
 
 
 def _last_line(path: Path) -> str:

@@ -83,20 +83,29 @@ class LogDatabase:
             tables.create_all(connection)
 
     @contextlib.contextmanager
-    def holding(self, right: Right) -> Iterator[None]:
-        """Hold a right that one at a time has, of threads and of processes; it goes with them."""
+    def holding(self, right: Right, *, shared: bool = False) -> Iterator[None]:
+        """Hold a right that one at a time has, of threads and of processes; it goes with them.
+
+        Args:
+            right: which.
+            shared: hold it together with others who share it. Who wants it alone is not kept out
+                by a stream of such: those who come later wait for him.
+        """
         if self.is_sqlite:
-            with (self._home.events / f"{right}.lock").open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            lock = self._home.events / f"{right}.lock"
+            with lock.open("a+") as file, lock.with_suffix(".queue").open("a+") as queue:
+                fcntl.flock(queue, fcntl.LOCK_EX)  # the kernel would let those who share pass by
+                fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+                fcntl.flock(queue, fcntl.LOCK_UN)
                 yield
         else:
-            number = {"n": _LOCKS[right]}
+            number, kind = {"n": _LOCKS[right]}, "_shared" if shared else ""
             with self.naming_it(), self.engine.connect() as connection:
-                connection.execute(text("SELECT pg_advisory_lock(:n)"), number)
+                connection.execute(text(f"SELECT pg_advisory_lock{kind}(:n)"), number)
                 try:
                     yield
                 finally:
-                    connection.execute(text("SELECT pg_advisory_unlock(:n)"), number)
+                    connection.execute(text(f"SELECT pg_advisory_unlock{kind}(:n)"), number)
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """An `INSERT` that can be told what to do about a row that is there already."""

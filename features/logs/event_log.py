@@ -203,13 +203,16 @@ class EventLog(Log):
                 )
             )
 
-    def writing(self) -> AbstractContextManager[None]:
+    def writing(self, *, shared: bool = False) -> AbstractContextManager[None]:
         """Hold the right to write histories to the online store: one holder at a time.
 
         Who reads a row, adds to it and writes it back must not be interrupted by another who does.
         The right goes with its process.
+
+        Args:
+            shared: together with others who ask likewise, all of whom write other users' rows.
         """
-        return self._database.holding("writing")
+        return self._database.holding("writing", shared=shared)
 
     def _read(self, query: Any) -> list[LoggedEvent]:
         with self._database.naming_it(), self._database.engine.connect() as connection:

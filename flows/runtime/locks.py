@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from typing import IO
 
 from hymirec.errors import UsageError
 from hymirec.home import Home
+from hymirec.long_work import duration
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ TRAINING, VALIDATION, PUBLICATION = "pipeline", "validate", "publish-features"
 """Locks of whole flows: of those that train or register, of `validate`, of `publish-features`."""
 DATA, STORES = "data", "stores"
 """Locks of what flows of any kind write to, held for the time of writing."""
+FOREVER = math.inf
 
 _SECONDS_BETWEEN_TRIES = 0.2
 
@@ -38,25 +41,28 @@ _holding = threading.Lock()
 
 
 @contextmanager
-def alone_in(home: Home, what: str = TRAINING, *, wait: bool = False) -> Iterator[None]:
+def alone_in(home: Home, what: str = TRAINING, *, wait_seconds: float = 0) -> Iterator[None]:
     """Keep a second run of a kind out of a home while one runs.
 
     Args:
         home: which.
         what: the kind; names the lock.
-        wait: wait for the other to end, rather than refuse.
+        wait_seconds: for the other to end, before refusing; `FOREVER` never refuses.
 
     Raises:
         UsageError: another run is at it; the message says which process, on which host, since when.
     """
     path = home.root / f"{what}.lock"
-    told = False
+    began, told = time.monotonic(), False
     while (file := _take(path)) is None:
         message = f"another {what} is running in {home.root}: {_owner(path)}"
-        if not wait:
+        if not wait_seconds:
             raise UsageError(f"{message}; wait for it to end, or stop it")
+        if time.monotonic() - began >= wait_seconds:
+            raise UsageError(f"{message}; waited {duration(wait_seconds)} for it to end")
         if not told:
-            log.info("%s; waiting for it", message)
+            limit = "" if wait_seconds == FOREVER else f", {duration(wait_seconds)} at most"
+            log.info("%s; waiting for it%s", message, limit)
             told = True
         time.sleep(_SECONDS_BETWEEN_TRIES)
     try:

@@ -14,7 +14,8 @@ EXPERIMENT = "hymirec"
 ENCODER_MODEL_TAG, CODEBOOK_MODEL_TAG = "encoder_model", "codebook_model"
 """Ids of the logged models that a version's item vectors and codes were made with."""
 
-
+STORES = ("HYMIREC_ONLINE_STORE", "HYMIREC_REGISTRY", "HYMIREC_EVENT_LOG")
+"""Variables that say where features are published; see `features.stores`."""
 ENV_MLFLOW_PAGE = "HYMIREC_MLFLOW_PAGE"
 """Where people look at MLflow, for links; `hymirec ui mlflow` on this machine if not set."""
 

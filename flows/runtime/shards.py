@@ -6,17 +6,18 @@ values; workers read and write the home themselves, which has to be on a disk th
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
+from flows.runtime.settings import STORES
 from hymirec.errors import DataError, UsageError, VersionError
-from hymirec.long_work import lines
+from hymirec.sharding import counted, one_by_one
 
 ENV_DASK = "HYMIREC_DASK"
 """Address of a Dask scheduler, such as `tcp://scheduler:8786`; nothing: this process works."""
@@ -48,14 +49,18 @@ def each_shard(
         UsageError: a cluster is named that cannot be reached or worked on.
         HymirecError: as `work`.
     """
-    sizes = sizes or [1] * len(shards)
-    tell = lines(name, what)
-    done, total = 0, sum(sizes)
-    with _results(name, work, shards) as results:
-        for size, result in zip(sizes, results, strict=True):
-            done += size
-            tell(done, total)
-            yield result
+    if not shards or not os.environ.get(ENV_DASK):
+        yield from one_by_one(name, work, shards, sizes=sizes, what=what)
+        return
+    piece = task(
+        name=f"{name} shard", cache_policy=NO_CACHE, persist_result=False,
+        retries=RETRIES, retry_delay_seconds=5, retry_condition_fn=may_pass,
+    )(call_there)  # fmt: skip
+    common = {"work": work, "stores": _stores()}
+    with dask_runner() as runner:
+        futures = [runner.submit(piece, common | {"shard": dict(shard)}) for shard in shards]
+        results = (future.result() for future in futures)
+        yield from counted(name, results, sizes or [1] * len(shards), what)
 
 
 def elsewhere(name: str) -> Callable[..., None] | None:
@@ -73,20 +78,24 @@ def elsewhere(name: str) -> Callable[..., None] | None:
     return call
 
 
-@contextmanager
-def _results(
-    name: str, work: Callable[..., Result], shards: Sequence[Mapping[str, Any]]
-) -> Iterator[Iterator[Result]]:
-    if not os.environ.get(ENV_DASK):
-        yield (work(**shard) for shard in shards)
-        return
-    piece = task(
-        name=f"{name} shard", cache_policy=NO_CACHE, persist_result=False,
-        retries=RETRIES, retry_delay_seconds=5, retry_condition_fn=may_pass,
-    )(work)  # fmt: skip
-    with dask_runner() as runner:
-        futures = [runner.submit(piece, dict(shard)) for shard in shards]
-        yield (future.result() for future in futures)
+def call_there(work: Callable[..., Result], stores: str, shard: Mapping[str, Any]) -> Result:
+    """Do a shard's work on a worker.
+
+    Raises:
+        UsageError: the worker was started with other stores than the flow has.
+    """
+    if _stores() != stores:
+        raise UsageError(
+            f"a Dask worker has other stores than the flow: {', '.join(STORES)} have to be set "
+            "where it is started as they are here"
+        )
+    return work(**shard)
+
+
+def _stores() -> str:
+    """Digest of the stores' addresses, which may have passwords."""
+    addresses = "\0".join(os.environ.get(name, "") for name in STORES)
+    return hashlib.sha256(addresses.encode()).hexdigest()
 
 
 def dask_runner() -> TaskRunner[Any]:

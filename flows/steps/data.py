@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows.steps.results import StepResult, find_step, forget, run_step, source_digest
 from hymirec.datasets import Dataset, load, read, source_files, write
+from hymirec.datasets.canonical import interactions_path
 from hymirec.errors import DataError
 from hymirec.home import Home
 from hymirec.schema import USER_ID
@@ -26,6 +27,11 @@ class DataRef:
     name: str
     directory: Path
     digest: str
+
+    @property
+    def interactions(self) -> Path:
+        """File of the interactions."""
+        return interactions_path(self.directory)
 
     def read(self) -> Dataset:
         """Load the tables."""

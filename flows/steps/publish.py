@@ -16,7 +16,8 @@ from features.logs.event_log import EventLog
 from features.online import FeatureWriter
 from features.statistics import count_items, logged_clicks
 from flows.registry.served import served_versions
-from flows.runtime.locks import STORES, alone_in
+from flows.runtime.locks import FOREVER, STORES, alone_in
+from flows.runtime.shards import each_shard
 from flows.steps.data import DataRef
 from flows.steps.encode import read_codebook, read_codes
 from flows.steps.published import PUBLISH, find_published, note_published_data, publish_inputs
@@ -24,6 +25,7 @@ from flows.steps.results import StepResult, find_step, forget, run_step
 from hymirec.additions import publications, read
 from hymirec.home import Home
 from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.sharding import EachShard, one_by_one
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def _publish(
     home: Home, data: DataRef, item_ids: Sequence[str], codes: NDArray[np.uint8], codebook_id: str
 ) -> StepResult:
     def work(output: Path, checkpoints: Path) -> None:
-        publish_codes(home, data, item_ids, codes, codebook_id)
+        publish_codes(home, data, item_ids, codes, codebook_id, each_shard)
 
     inputs = publish_inputs(data, codebook_id)
     if stale := find_step(home, PUBLISH, inputs):
@@ -76,8 +78,9 @@ def _publish(
 
 
 def publish_codes(
-    home: Home, data: DataRef, item_ids: Sequence[str], codes: NDArray[np.uint8], codebook_id: str
-) -> None:
+    home: Home, data: DataRef, item_ids: Sequence[str], codes: NDArray[np.uint8], codebook_id: str,
+    each_shard: EachShard = one_by_one,
+) -> None:  # fmt: skip
     """Publish the codes of items, and histories with them; what came since is brought in again.
 
     Args:
@@ -86,13 +89,14 @@ def publish_codes(
         item_ids: N ids, those of the interactions among them.
         codes: uint8 [N, bytes per item].
         codebook_id: the codebook they are of.
+        each_shard: has histories built, and rows written where machines share the store.
     """
     interactions = data.read().interactions
     now = datetime.now(UTC)
     item_ids, codes = _with_publications(home, item_ids, codes, codebook_id)
-    with alone_in(home, STORES, wait=True):
+    with alone_in(home, STORES, wait_seconds=FOREVER):
         note_published_data(home, codebook_id, "")
-        publication.publish(home, codebook_id, interactions, item_ids, codes, now)
+        publication.publish(home, codebook_id, data.interactions, item_ids, codes, now, each_shard)
         note_published_data(home, codebook_id, data.digest)
         publish_statistics(home, interactions, codebook_id)
     log.info(

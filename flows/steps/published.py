@@ -11,13 +11,12 @@ from pathlib import Path
 
 import features
 from features.offline import history_path, item_path
+from flows.runtime.settings import STORES
 from flows.steps.data import DataRef
 from flows.steps.results import StepResult, find_step, source_digest
 from hymirec.home import Home
 
 PUBLISH = "publish"
-STORES = ("HYMIREC_ONLINE_STORE", "HYMIREC_REGISTRY", "HYMIREC_EVENT_LOG")
-"""Variables that say where features are published; see `features.stores`."""
 
 
 def publish_inputs(data: DataRef, codebook_id: str) -> dict[str, object]:

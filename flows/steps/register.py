@@ -80,7 +80,6 @@ def find_version(digest: str) -> ModelVersion | None:
     """The version of a package digest, if there is one."""
     for known in mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'"):
         if known.tags.get(PACKAGE_TAG) == digest:
-            log.info("register: this is version %s already", known.version)
             return known
     return None
 

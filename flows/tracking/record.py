@@ -7,7 +7,7 @@ import logging
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -186,10 +186,15 @@ def run_training_step(
 
     def logged(output: Path, checkpoints: Path) -> None:
         path = checkpoints / TRAINING_LOG
-        path.touch()  # a model that is only counted has no curves
-        _replay(run_id, path)
+        # A model that is only counted has no curves; a kill may have cut the last line short.
+        entries = _entries(path) if path.exists() else []
+        path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+        _replay(run_id, entries)
+        known = {entry["step"] for entry in entries}
 
         def log(metrics: Mapping[str, float], step: int) -> None:
+            if step in known:  # done again from the checkpoint before it
+                return
             with path.open("a") as file:
                 file.write(json.dumps({"step": step, "metrics": dict(metrics)}) + "\n")
             log_metrics(run_id, metrics, step)
@@ -199,13 +204,18 @@ def run_training_step(
 
     done = run_step(home, name, inputs, logged)
     if done.skipped:
-        _replay(run_id, done.directory / TRAINING_LOG)
+        _replay(run_id, _entries(done.directory / TRAINING_LOG))
     return done
 
 
-def _replay(run_id: str, path: Path) -> None:
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """Metrics by step, of the lines that are whole."""
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _replay(run_id: str, entries: Iterable[Mapping[str, Any]]) -> None:
     now = int(time.time() * 1000)
-    entries = [json.loads(line) for line in path.read_text().splitlines()]
     metrics = [
         Metric(metric_name(name), value, now, entry["step"])
         for entry in entries

@@ -114,7 +114,7 @@ class FlowRun:
 
 @contextmanager
 def flow_run(
-    home: Home, name: str, *, lock: str = TRAINING, wait: bool = False, run_name: str = ""
+    home: Home, name: str, *, lock: str = TRAINING, wait_seconds: float = 0, run_name: str = ""
 ) -> Iterator[FlowRun]:
     """Take the lock, open the MLflow run, and show it in Prefect.
 
@@ -122,14 +122,14 @@ def flow_run(
         home: where all state goes.
         name: of the flow.
         lock: see `flows.runtime.locks`.
-        wait: for another run's lock, rather than refuse.
+        wait_seconds: for another run that has the lock, before refusing.
         run_name: of the MLflow run, if not the flow's.
 
     Raises:
         UsageError: another run holds the lock.
     """
     started = time.monotonic()
-    with alone_in(home, lock, wait=wait):
+    with alone_in(home, lock, wait_seconds=wait_seconds):
         _close_killed(home, lock)
         tags = {FLOW_TAG: name, FLOW_RUN_TAG: str(running.get_id() or ""), LOCK_TAG: lock}
         with tracked_run(home, run_name or name, tags) as run_id:

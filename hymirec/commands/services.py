@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -35,6 +36,8 @@ class Told:
 
     data: str = ""
     recipe: str = "small"
+    deployments: str = ""
+    entered: str = ""
     prefect_port: int = 4200
     mlflow_port: int = 5000
     gateway_port: int = 5055
@@ -71,6 +74,7 @@ def up(
     place = configured(home).create()
     told = _remembered(
         place, data=str(data.resolve()) if data else None, recipe=recipe,
+        deployments=str(deployments.resolve()) if deployments else None,
         prefect_port=prefect_port, mlflow_port=mlflow_port, gateway_port=gateway_port,
     )  # fmt: skip
     if "prefect" in wanted:
@@ -81,10 +85,11 @@ def up(
         from hymirec.recipes import get_recipe
 
         get_recipe(told.recipe)
-    for name in [one for one in SERVICES if one in wanted]:
-        _start(place, name, told)
-        if name == "prefect":
-            _deploy(place, told, deployments, webhook)
+    with supervision.one_at_a_time(place):
+        for name in [one for one in SERVICES if one in wanted]:
+            ran_already = _start(place, name, told)
+            if name == "prefect":
+                _deploy(place, told, webhook, ran_already)
     _show(place, as_json)
     if keep:
         _keep(place, [one for one in SERVICES if one in wanted], told)
@@ -98,14 +103,18 @@ def down(
 ) -> None:
     """Stop what `up` started; a run that is going on is taken up by the next of its flow."""
     place = Home.at(home)
-    running = supervision.found(place)
     wanted = _known(names)
-    for one in reversed(running):
-        if one.name in wanted:
-            ran = supervision.stop(place, one)
-            out.print(f"{one.name}: {'stopped' if ran else 'had ended'}")
-    if not running:
-        out.print(f"nothing was started in {place.root}")
+    stopped = 0
+    if supervision.folder(place).exists():
+        with supervision.one_at_a_time(place):
+            for one in reversed(supervision.found(place)):
+                if one.name in wanted:
+                    ran = supervision.stop(place, one)
+                    out.print(f"{one.name}: {'stopped' if ran else 'had ended'}")
+                    stopped += 1
+    if not stopped:
+        what = f"no {' or '.join(names)}" if names else "nothing"
+        out.print(f"{what} runs that was started in {place.root}", soft_wrap=True)
 
 
 def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
@@ -155,18 +164,20 @@ def _remembered(home: Home, **given: Any) -> Told:
     return told
 
 
-def _start(home: Home, name: str, told: Told) -> None:
+def _start(home: Home, name: str, told: Told) -> bool:
+    """Start a service unless it runs; whether it did."""
     running = supervision.find(home, name)
-    if running and running.state == "running":
+    if running and running.comes_round():
         out.print(f"{name}: runs already, process {running.pid}")
-        return
+        return True
     if running:
         supervision.stop(home, running)
     service = SERVICES[name](home, told)
     if service is None:
         out.print(f"{name}: {NOT_STARTED[name]}", soft_wrap=True)
-        return
+        return False
     supervision.start(home, service, _environment(home, told, name))
+    return False
 
 
 def _keep(home: Home, names: list[str], told: Told) -> None:
@@ -175,7 +186,12 @@ def _keep(home: Home, names: list[str], told: Told) -> None:
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: stopping.set())
     out.print("what ends is started again; Ctrl-C ends this, `hymirec down` all of them")
-    supervision.keep(home, names, lambda name: _start(home, name, told), stopping)
+
+    def start_again(name: str) -> None:
+        with supervision.one_at_a_time(home):
+            _start(home, name, told)
+
+    supervision.keep(home, names, start_again, stopping)
 
 
 def _prefect(home: Home, told: Told) -> Service:
@@ -257,9 +273,23 @@ def _environment(home: Home, told: Told, name: str = "") -> dict[str, str]:
     return environment
 
 
-def _deploy(home: Home, told: Told, file: Path | None, webhook: str) -> None:
-    """Enter the schedules, the pool that works on them, and who is told."""
+def _deploy(home: Home, told: Told, webhook: str, ran_already: bool) -> None:
+    """Enter the schedules, the pool that works on them, and who is told.
+
+    Not what the server has already: somebody may have paused a schedule there since.
+    """
+    import flows
+
+    file = Path(told.deployments or Path(flows.__file__).with_name("prefect.yaml"))
+    if not file.exists():
+        raise UsageError(f"{file} does not exist")
+    said = [str(home.root), told.data, told.recipe, file.read_text()]
+    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    if ran_already and not webhook and told.entered == digest:
+        out.print("schedules: entered already")
+        return
     os.environ.update(_environment(home, told))
     from flows.deployments import deploy
 
     deploy(home, Path(told.data), told.recipe, file=file, webhook=webhook)
+    _remembered(home, entered=digest)

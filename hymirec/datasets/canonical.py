@@ -107,6 +107,11 @@ def read(directory: Path) -> Dataset:
     return Dataset(name, *frames)
 
 
+def interactions_path(directory: Path) -> Path:
+    """Name the file of the interactions that `write` stored, which are in order as `in_order`."""
+    return directory / _INTERACTIONS
+
+
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Write one parquet file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

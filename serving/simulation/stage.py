@@ -73,7 +73,7 @@ def _pass_gate(home: Home, subject: str, versions: int) -> None:
 def _publish(home: Home, crowd: Crowd) -> None:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (len(crowd.item_ids), CODE_BYTES), dtype=np.uint8)
-    users = crowd.user_ids[:USERS_PUBLISHED]
+    users = np.sort(crowd.user_ids[:USERS_PUBLISHED])  # as canonical tables are
     interactions = pd.DataFrame(
         {
             USER_ID: np.repeat(users, 3),
@@ -81,7 +81,9 @@ def _publish(home: Home, crowd: Crowd) -> None:
             TIMESTAMP: pd.Timestamp("2024-01-01", tz="UTC"),
         }
     )
-    publish(home, CODEBOOK, interactions, crowd.item_ids.tolist(), codes, datetime.now(UTC))
+    path = home.data / "simulated" / "interactions.parquet"
+    write_frame(interactions, path)
+    publish(home, CODEBOOK, path, crowd.item_ids.tolist(), codes, datetime.now(UTC))
     titles = pd.DataFrame({ITEM_ID: crowd.item_ids, TITLE: crowd.titles})
     write_frame(titles, home.data / "simulated" / "items.parquet")
 

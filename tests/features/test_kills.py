@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import publishing
 import pytest
 import requests
 
-from features import online, publication
+from features import online
 from features.logs.event_log import EventLog
 from features.updates import EventConsumer
 from hymirec.home import Home
@@ -53,7 +54,7 @@ def home(tmp_path):
          "timestamp": pd.to_datetime([1] * 5, unit="s", utc=True)}
     )  # fmt: skip
     now = datetime.now(UTC)
-    publication.publish(home, CODEBOOK, published, ITEMS, codes, now)
+    publishing.publish(home, CODEBOOK, published, ITEMS, codes, now)
     return home
 
 

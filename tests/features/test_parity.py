@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
+import publishing
 import pytest
 import torch
 
-from features import online, publication
+from features import online
 from features.logs.event_log import Event, EventLog
 from features.parity import Mismatch, ParityCheck, difference
 from features.training_sets import training_set
@@ -49,7 +50,7 @@ def publish(home, codebook_id, codes, events):
     times = pd.to_datetime(times, unit="s", utc=True)
     interactions = pd.DataFrame({"user_id": users, "item_id": items, "timestamp": times})
     now = datetime.now(UTC)
-    publication.publish(home, codebook_id, interactions, ITEMS, codes, now)
+    publishing.publish(home, codebook_id, interactions, ITEMS, codes, now)
 
 
 def clicks(*events, first=0):

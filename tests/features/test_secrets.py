@@ -6,9 +6,10 @@ import traceback
 
 import numpy as np
 import pandas as pd
+import publishing
 import pytest
 
-from features import online, publication, stores
+from features import online, stores
 from features.logs.audit_log import AuditLog
 from features.logs.event_log import Event, EventLog
 from features.updates import EventConsumer
@@ -85,7 +86,7 @@ def test_stores_that_answer(tmp_path, on_servers, monkeypatch, caplog, capfd):
     times = pd.to_datetime([100, 200], unit="s", utc=True)
     events = pd.DataFrame({"user_id": "u1", "item_id": ["i1", "i2"], "timestamp": times})
     codes = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    publication.publish(home, CODEBOOK, events, ["i1", "i2"], codes, times[1].to_pydatetime())
+    publishing.publish(home, CODEBOOK, events, ["i1", "i2"], codes, times[1].to_pydatetime())
     consumer = EventConsumer(home)
     consumer.event_log.append([Event("e", "u1", "i1", "click", 300)])
     consumer.catch_up()

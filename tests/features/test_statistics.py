@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
+import publishing
 import pytest
 from feast import FeatureService
 
@@ -60,7 +61,7 @@ def test_nothing_to_count_is_an_error():
 
 def publish(home):
     codes = np.zeros((len(ITEMS), 3), dtype=np.uint8)
-    publication.publish(home, CODEBOOK, INTERACTIONS, ITEMS, codes, NOW)
+    publishing.publish(home, CODEBOOK, INTERACTIONS, ITEMS, codes, NOW)
 
 
 def test_statistics_are_read_as_they_were_counted(tmp_path):

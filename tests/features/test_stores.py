@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
+import publishing
 import pytest
 
-from features import online, publication, stores
+from features import online, stores
 from features.addresses import hide_password, postgresql_url, redis_connection
 from features.logs.event_log import Event, EventLog
 from features.updates import EventConsumer
@@ -31,7 +32,7 @@ def publish(home, codebook_id=CODEBOOK, num_users=3):
         }
     )
     codes = np.arange(9, dtype=np.uint8).reshape(3, 3)
-    publication.publish(home, codebook_id, interactions, ITEMS, codes, NOW)
+    publishing.publish(home, codebook_id, interactions, ITEMS, codes, NOW)
 
 
 def items_of(home, user_id, codebook_id=CODEBOOK):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
+import publishing
 import pytest
 
 from features import offline, online, publication, updates
@@ -135,7 +136,7 @@ def publish(home, codebook_id, items=ITEMS):
         }
     )
     codes, now = codes_of(codebook_id)[: len(items)], datetime.now(UTC)
-    publication.publish(home, codebook_id, interactions, items, codes, now)
+    publishing.publish(home, codebook_id, interactions, items, codes, now)
 
 
 def row_of(home, user_id, codebook_id=CODEBOOK):

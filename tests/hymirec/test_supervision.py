@@ -66,6 +66,22 @@ def test_stop_ends_it_and_what_it_started_and_nothing_else(home, running):
     bystander.wait()
 
 
+def test_what_a_killed_program_left_is_stopped_too(home, running):
+    child = child_of(home)
+    psutil.Process(running.pid).kill()
+    assert not running.comes_round()
+    assert [one.pid for one in running.left] == [child]
+    assert not stop(home, running)
+    assert running.left == []
+    assert not psutil.pid_exists(child)
+
+
+def test_one_that_had_much_to_do_is_not_taken_for_dead(running, monkeypatch):
+    answers = iter([False, False, True])
+    monkeypatch.setattr(supervision.Running, "answers", lambda _: next(answers))
+    assert running.comes_round()
+
+
 def test_a_number_that_another_program_has_by_now_is_nobody_of_ours(home, running):
     file = supervision.folder(home) / "web.json"
     other = json.loads(file.read_text()) | {"pid": os.getpid()}
@@ -149,7 +165,27 @@ def test_what_is_killed_is_started_again_also_where_that_fails_at_first(home, ke
 
 
 def test_what_was_stopped_stays_stopped_and_nothing_is_kept_then(home, keeping):
-    thread = keeping(lambda name: pytest.fail(f"{name} was started again"))
+    again = []
+    thread = keeping(again.append)
     stop(home, find(home, "sleeper"))
     thread.join(20)
     assert not thread.is_alive()
+    assert again == []
+
+
+def test_what_takes_long_to_stop_is_not_started_meanwhile(home, keeping, monkeypatch):
+    again = []
+    thread = keeping(again.append)
+    wait_procs = psutil.wait_procs
+
+    def slowly(processes, timeout):
+        found = wait_procs(processes, timeout=timeout)
+        time.sleep(0.3)  # it has ended, and its children have not yet
+        return found
+
+    monkeypatch.setattr(psutil, "wait_procs", slowly)
+    stop(home, find(home, "sleeper"))
+    thread.join(20)
+    assert not thread.is_alive()
+    assert again == []
+    assert [path.name for path in supervision.folder(home).iterdir()] == ["sleeper.log"]

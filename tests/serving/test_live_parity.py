@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
+import publishing
 import pytest
 from prometheus_client import CollectorRegistry
 
-from features import publication
 from features.logs.event_log import EventLog
 from features.online import FeatureReader, FeatureWriter
 from hymirec.errors import UsageError
@@ -26,7 +26,7 @@ def log(tmp_path):
         {"user_id": ["u1", "u1", "u2"], "item_id": ["a", "b", "c"],
          "timestamp": pd.to_datetime([1, 2, 3], unit="s", utc=True)}
     )  # fmt: skip
-    publication.publish(home, CODEBOOK, interactions, list("abc"), codes, now)
+    publishing.publish(home, CODEBOOK, interactions, list("abc"), codes, now)
     log = EventLog(home)
     yield log
     log.close()

@@ -1,6 +1,7 @@
 """The event log: durable, in order, every event once. Runs on PostgreSQL too where it is there."""
 
 import multiprocessing
+import threading
 import time
 from dataclasses import replace
 
@@ -111,3 +112,24 @@ def test_processes_share_a_log(tmp_path, place):
     }  # fmt: skip
     assert len(found) == 151
     log.close()
+
+
+def test_the_right_to_write_is_one_holders_or_shared(log):
+    held, order = threading.Event(), []
+
+    def hold(name, shared):
+        with log.writing(shared=shared):
+            order.append(name)
+            if name == "first":
+                held.wait(30)
+
+    threads = []
+    for name, shared in (("first", True), ("second", True), ("alone", False), ("late", True)):
+        threads.append(threading.Thread(target=hold, args=(name, shared)))
+        threads[-1].start()
+        time.sleep(0.5)  # so that they ask in this order
+    assert order == ["first", "second"]  # and one who comes late does not pass by who waits
+    held.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["first", "second", "alone", "late"]

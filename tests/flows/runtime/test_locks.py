@@ -60,11 +60,17 @@ def test_the_lock_of_a_killed_process_is_free_though_its_children_live(home, hol
 
 def test_a_run_that_waits_says_so_and_goes_on_when_the_other_ends(home, holder, caplog):
     threading.Timer(0.5, holder.kill).start()
-    with caplog.at_level(logging.INFO), alone_in(home, wait=True):
+    with caplog.at_level(logging.INFO), alone_in(home, wait_seconds=3600):
         pass
     (line,) = caplog.messages
-    assert line.endswith("; waiting for it")
+    assert line.endswith("; waiting for it, 60 min at most")
     assert f"process {holder.pid}" in line
+
+
+def test_a_run_that_has_waited_long_enough_is_refused(home, holder):
+    expected = rf"process {holder.pid} .*; waited 1 s for it to end$"
+    with pytest.raises(UsageError, match=expected), alone_in(home, wait_seconds=0.6):
+        pass
 
 
 def test_threads_of_one_process_keep_apart(home):

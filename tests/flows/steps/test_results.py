@@ -1,6 +1,7 @@
 """A step is done once, found again, and leaves nothing half done."""
 
 import errno
+import json
 import logging
 import time
 from unittest.mock import Mock
@@ -9,6 +10,7 @@ import pytest
 
 from flows.steps import results as steps
 from flows.steps.results import find_step, forget, run_step, source_digest, step_digest
+from flows.tracking import record as tracking
 from hymirec.errors import DataError
 from hymirec.home import Home
 
@@ -193,6 +195,34 @@ def test_commands_are_no_input_of_any_step(home, monkeypatch, tmp_path):
     assert step_digest("encoder", {}) == before
     (library / "model.py").write_text("x = 2")
     assert step_digest("encoder", {}) != before
+
+
+def test_curves_of_a_killed_training_have_every_step_once(home, monkeypatch):
+    shown = []
+    monkeypatch.setattr(tracking, "log_metrics", lambda run, metrics, step: shown.append(step))
+    monkeypatch.setattr(
+        tracking, "_replay", lambda run, entries: shown.extend(one["step"] for one in entries)
+    )
+
+    def train(*steps, then=None):
+        def work(output, checkpoints, log):
+            for step in steps:
+                log({"loss": 1 / step}, step)
+            if then is not None:
+                checkpoints.mkdir(exist_ok=True)
+                with (checkpoints.parent / tracking.TRAINING_LOG).open("a") as file:
+                    file.write('{"step": 3, "met')  # cut short
+                raise then
+
+        return tracking.run_training_step(home, "training", {}, "run", work)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(1, 2, then=KeyboardInterrupt())
+    shown.clear()
+    done = train(2, 3, 4)  # the checkpoint was of the first
+    assert shown == [1, 2, 3, 4]
+    lines = (done.directory / tracking.TRAINING_LOG).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_a_damaged_result_is_done_again_and_kept_for_looking(home, caplog):

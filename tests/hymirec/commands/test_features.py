@@ -9,10 +9,11 @@ from unittest import mock
 import mlflow
 import numpy as np
 import pandas as pd
+import publishing
 import pytest
 from typer.testing import CliRunner
 
-from features import offline, online, publication, stores, withdrawal
+from features import offline, online, stores, withdrawal
 from features.logs.event_log import Event, EventLog
 from features.updates import EventConsumer
 from flows.steps.publish import publish_statistics
@@ -36,7 +37,7 @@ INTERACTIONS = pd.DataFrame(
 def publish(home, codebook_id):
     now = datetime.now(UTC)
     codes = CODES[codebook_id]
-    publication.publish(home, codebook_id, INTERACTIONS, ITEMS, codes, now)
+    publishing.publish(home, codebook_id, INTERACTIONS, ITEMS, codes, now)
 
 
 def registry(home):

@@ -64,3 +64,26 @@ def test_programs_are_told_of_a_server_that_runs_and_not_of_one_that_ran(tmp_pat
         file.write_text(json.dumps(server))
         environment = services._environment(home, services.Told(), "worker")
         assert environment.get("PREFECT_API_URL") == url
+
+
+def test_schedules_are_entered_when_something_of_them_is_new(tmp_path, monkeypatch):
+    entered = []
+    monkeypatch.setattr("flows.deployments.deploy", lambda *_, **more: entered.append(more))
+    monkeypatch.setattr(services, "_environment", lambda *_: {})
+    home, file = Home.at(tmp_path / "home").create(), tmp_path / "mine.yaml"
+    file.write_text("deployments: []")
+
+    def again(webhook="", ran_already=True, **told):
+        services._deploy(home, services._remembered(home, **told), webhook, ran_already)
+        return len(entered)
+
+    assert again(data="/data", ran_already=False) == 1
+    assert again() == 1
+    assert again(data="/elsewhere") == 2
+    assert again(deployments=str(file)) == 3
+    assert entered[-1]["file"] == file
+    assert again() == 3
+    file.write_text("deployments: [1]")
+    assert again() == 4
+    assert again(webhook="https://example.org") == 5
+    assert again(ran_already=False) == 6
