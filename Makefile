@@ -18,7 +18,7 @@ lint: .venv/installed-dev
 
 # Known vulnerabilities of the pinned packages, as far as the advisory service can be reached.
 audit: .venv-audit/installed
-	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --timeout 20
+	.venv-audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --timeout 20
 
 # The peers need another numpy, so they have an environment of their own. BENCH=--quick: in small.
 bench: .venv/installed-dev .venv-peers/installed

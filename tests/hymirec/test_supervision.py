@@ -165,14 +165,17 @@ def test_what_is_killed_is_started_again_also_where_that_fails_at_first(home, ke
 
 
 def test_what_was_stopped_stays_stopped_and_nothing_is_kept_then(home, keeping):
-    thread = keeping(lambda name: pytest.fail(f"{name} was started again"))
+    again = []
+    thread = keeping(again.append)
     stop(home, find(home, "sleeper"))
     thread.join(20)
     assert not thread.is_alive()
+    assert again == []
 
 
 def test_what_takes_long_to_stop_is_not_started_meanwhile(home, keeping, monkeypatch):
-    thread = keeping(lambda name: pytest.fail(f"{name} was started again"))
+    again = []
+    thread = keeping(again.append)
     wait_procs = psutil.wait_procs
 
     def slowly(processes, timeout):
@@ -184,4 +187,5 @@ def test_what_takes_long_to_stop_is_not_started_meanwhile(home, keeping, monkeyp
     stop(home, find(home, "sleeper"))
     thread.join(20)
     assert not thread.is_alive()
+    assert again == []
     assert [path.name for path in supervision.folder(home).iterdir()] == ["sleeper.log"]
