@@ -88,8 +88,8 @@ LETS_IN = {
 }
 """Who may, by how a path begins; `operate` everything else."""
 FOR_OPERATORS = {
-    "/console/experiments/new", "/console/experiments/{name}/{action}", "/console/kill-all",
-    "/console/versions/roll-back",
+    "/console/experiments/new", "/console/experiments/{name}/change",
+    "/console/experiments/{name}/{action}", "/console/kill-all", "/console/versions/roll-back",
 }  # fmt: skip
 """Pages of forms that change something: who may only look is not shown them."""
 
