@@ -52,7 +52,10 @@ def damage_served(day: Day) -> str:
     served = day.stage.home.root / "served" / "hymirec-1"
     _flip(next(iter(sorted(served.rglob(WEIGHTS)))))
     day.restarts = day.stage.restarts()
-    day.stage.model_servers(1)[0].kill()
+    servers = day.stage.model_servers(1)
+    if not servers:
+        raise BrokenPromiseError("no process answers as version 1")
+    servers[0].kill()
     return "weights of version 1 as the gateway has them changed, one of its servers killed"
 
 

@@ -367,7 +367,7 @@ def say(what: str) -> None:
 
 def _answers_as(process: psutil.Process) -> str:
     """The version that a model server answers as; empty of one that waits, or is none."""
-    body = {"dataframe_split": {"columns": ["user_id"], "data": [[""]]}}
+    body = {"inputs": [{"user_id": ""}]}
     with contextlib.suppress(psutil.Error, requests.RequestException, LookupError, ValueError):
         port = next(
             one.laddr.port for one in process.net_connections("tcp4")
