@@ -181,8 +181,9 @@ class Day:
                     if row and row[0]:
                         return True
                     time.sleep(0.05)
-        except psycopg.Error:
-            pass
+        except psycopg.Error as error:
+            # It may be what is broken just now: then nothing arrives, and who waits asks again.
+            say(f"the event log cannot be asked: {type(error).__name__}")
         return False
 
     def _finds_users(self) -> bool:

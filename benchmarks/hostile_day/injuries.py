@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 
 import psutil
 import requests
@@ -99,17 +100,16 @@ def stop_postgresql(day: Day) -> str:
 
 def cut_registry(day: Day) -> str:
     """Refuse all connections to the registries."""
-    day.stage.wire.cut()
-    try:
-        time.sleep(AWAY_SECONDS)
-    finally:
-        day.stage.wire.mend()
-    return _away(day)
+    return _without_registry(day, day.stage.wire.cut)
 
 
 def deaden_registry(day: Day) -> str:
     """Let connections to the registries hang."""
-    day.stage.wire.go_dead()
+    return _without_registry(day, day.stage.wire.go_dead)
+
+
+def _without_registry(day: Day, injure: Callable[[], None]) -> str:
+    injure()
     try:
         time.sleep(AWAY_SECONDS)
     finally:

@@ -54,7 +54,7 @@ def test_a_second_run_is_told_who_the_first_is(home, holder):
 def test_the_lock_of_a_killed_process_is_free_though_its_children_live(home, holder):
     holder.kill()
     holder.wait()
-    with alone_in(home):
+    with alone_in(home), pytest.raises(UsageError, match="process"), alone_in(home):
         pass
 
 
