@@ -89,6 +89,8 @@ def test_a_log_that_cannot_be_written_is_no_acknowledgement(home, client, log):
     answer = post(client, GOOD)
     assert answer.status_code == 503
     assert answer.json() == {"error": "events cannot be stored at present: try again"}
+    assert "hymirec_event_lag_seconds NaN" in client.get("/metrics").text
+    client.app.state.gateway.pulse.look()
     with log._database.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE hidden RENAME TO events")
     assert post(client, GOOD).json() == {"accepted": 1, "duplicates": 0}
