@@ -107,7 +107,7 @@ def read_out_experiment(
         asks = PERSON in decision.reason and not (before and PERSON in before[0].reason)
         readings.append(readout, decision)
         _track(home, stored, readout, decision)
-    log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
+        log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
     return ReadOut(stored, readout, decision, asks)
 
 

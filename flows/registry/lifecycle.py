@@ -131,7 +131,10 @@ def _passage(aliases: Aliases, version: str, champion: str, judge: Judge) -> dic
     """The verdict by which a version may take the champion's place."""
     entry = aliases.verdict_on(version, champion)
     if entry is None:
-        log.info("gate: version %s has not been compared with version %s yet", version, champion)
+        log.info(
+            "gate: version %s has not been compared with version %s yet; doing so now, in a minute "
+            "or two", version, champion,
+        )  # fmt: skip
         try:
             judge(aliases.home, version, "--judge")
         except HymirecError as error:
