@@ -146,5 +146,6 @@ def _passage(aliases: Aliases, version: str, champion: str, judge: Judge) -> dic
         raise GateError(
             f"version {version} has not passed the gate beside version {champion}: {entry.reason}"
         )
+    log.info("gate: version %s beside version %s %s", version, champion, entry.reason)
     names = ("verdict", "gate", "compared_with", "run", "report", "data")
     return {name: entry.evidence[name] for name in names if name in entry.evidence}

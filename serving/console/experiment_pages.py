@@ -174,6 +174,9 @@ def _confirm(
     if action == "conclude":
         versions = [(one.name, stored.versions[one.name]) for one in stored.experiment.variants]
         winners = [(name, number, site.desk.gate_says(number)) for name, number in versions]
+        readings = site.readings.of_experiment(stored.name, limit=1)
+        said = f"{readings[0].action}: {readings[0].reason}" if readings else "never"
+        what = f"{what} Last readout: {said}."
     address = f"{ROOT}/experiments/{stored.name}"
     return site.page(
         request, "confirm.html", status, word=word, subject=stored.name, what=what,
