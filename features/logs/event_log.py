@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, cast
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Float,
     Index,
     MetaData,
@@ -119,23 +120,56 @@ class EventLog(Log):
         query = select(_EVENTS).where(_EVENTS.c.position > position)
         return self._read(query.order_by(_EVENTS.c.position).limit(limit))
 
-    def clicks_of(self, user_ids: Sequence[str]) -> dict[str, list[Event]]:
-        """All clicks of users, in order of time and, within a second, of arrival."""
-        found = self.logged_clicks_of(user_ids)
+    def clicks_of(
+        self, user_ids: Sequence[str], since: Mapping[str, int] | None = None
+    ) -> dict[str, list[Event]]:
+        """Clicks of users, in order of time and, within a second, of arrival.
+
+        Args:
+            user_ids: whose.
+            since: of some of them, the second before which they are left out; else all.
+        """
+        found = self.logged_clicks_of(user_ids, since)
         return {user_id: [one.event for one in clicks] for user_id, clicks in found.items()}
 
-    def logged_clicks_of(self, user_ids: Sequence[str]) -> dict[str, list[LoggedEvent]]:
+    def logged_clicks_of(
+        self, user_ids: Sequence[str], since: Mapping[str, int] | None = None
+    ) -> dict[str, list[LoggedEvent]]:
         """The same with their positions in the log."""
+        since = since or {}
+        whole = [user_id for user_id in user_ids if user_id not in since]
+        asked: list[ColumnElement[bool]]
+        asked = [_EVENTS.c.user_id.in_(part) for part in _parts(whole)]
+        asked += [
+            (_EVENTS.c.user_id == user_id) & (_EVENTS.c.time >= second)
+            for user_id, second in since.items()
+        ]
         found: dict[str, list[LoggedEvent]] = {user_id: [] for user_id in user_ids}
-        for start in range(0, len(user_ids), _IDS_PER_QUERY):
-            part = user_ids[start : start + _IDS_PER_QUERY]
+        for which in asked:
             query = (
                 select(_EVENTS)
-                .where(_EVENTS.c.user_id.in_(part), _EVENTS.c.kind == CLICK)
+                .where(which, _EVENTS.c.kind == CLICK)
                 .order_by(_EVENTS.c.time, _EVENTS.c.position)
             )
             for logged in self._read(query):
                 found[logged.event.user_id].append(logged)
+        return found
+
+    def start_of_latest(self, user_ids: Sequence[str], number: int) -> dict[str, int]:
+        """The second from which users have so many clicks; without those who have not."""
+        events, found = _EVENTS.c, {}
+        with self._database.naming_it(), self._database.engine.connect() as connection:
+            for part in _parts(user_ids):
+                # The index alone tells who has few events of any kind, as nearly everybody has.
+                busy = select(events.user_id).where(events.user_id.in_(part))
+                busy = busy.group_by(events.user_id).having(func.count() > number)
+                for user_id in connection.scalars(busy).all():
+                    times = select(events.time).where(
+                        events.user_id == user_id, events.kind == CLICK
+                    )
+                    last = times.order_by(events.time.desc()).offset(number - 1).limit(1)
+                    if (second := connection.scalar(last)) is not None:
+                        found[user_id] = second
         return found
 
     def rows_of(
@@ -154,8 +188,7 @@ class EventLog(Log):
                    ("user_id", "item_id", "kind", "time", "value", "context")]  # fmt: skip
         found: list[tuple[str, str, str, int, float | None, str]] = []
         with self._database.naming_it(), self._database.engine.connect() as connection:
-            for start in range(0, len(user_ids), _IDS_PER_QUERY):
-                part = user_ids[start : start + _IDS_PER_QUERY]
+            for part in _parts(user_ids):
                 query = select(*columns).where(
                     _EVENTS.c.user_id.in_(part), _EVENTS.c.time >= int(since)
                 )
@@ -165,8 +198,7 @@ class EventLog(Log):
     def users_who_clicked(self, item_ids: Sequence[str]) -> list[str]:
         """Users with clicks on any of the items."""
         found: set[str] = set()
-        for start in range(0, len(item_ids), _IDS_PER_QUERY):
-            part = item_ids[start : start + _IDS_PER_QUERY]
+        for part in _parts(item_ids):
             query = select(_EVENTS.c.user_id).where(
                 _EVENTS.c.item_id.in_(part), _EVENTS.c.kind == CLICK
             )
@@ -217,6 +249,10 @@ class EventLog(Log):
     def _read(self, query: Any) -> list[LoggedEvent]:
         with self._database.naming_it(), self._database.engine.connect() as connection:
             return [_from_row(row) for row in connection.execute(query)]
+
+
+def _parts(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + _IDS_PER_QUERY] for start in range(0, len(ids), _IDS_PER_QUERY)]
 
 
 def _to_row(one: Event, received: float) -> dict[str, Any]:
