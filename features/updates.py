@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from features.logs.event_log import CLICK, Event, EventLog, LoggedEvent
+from features.logs.event_log import CLICK, Click, EventLog, LoggedEvent
 from features.offline import read_histories
 from features.online import FeatureReader, FeatureWriter, list_codebooks
 from hymirec.errors import DataError, HymirecError
@@ -38,7 +38,7 @@ EVENTS_PER_ROUND = 1000
 
 def with_clicks(
     history: History,
-    clicks: Sequence[Event],
+    clicks: Sequence[Click],
     codes: Mapping[str, NDArray[np.uint8]],
     *,
     keep_all: bool = False,
@@ -87,7 +87,7 @@ def with_clicks(
 
 
 def _places_of_logged(
-    history: History, clicks: Sequence[Event]
+    history: History, clicks: Sequence[Click]
 ) -> dict[tuple[str, int], deque[int]]:
     """Where a history holds events that the log has, by item and second; the last of those alike.
 
@@ -123,7 +123,7 @@ class HistoryUpdater:
         self._writer = FeatureWriter(event_log.home, codebook_id, unfinished=unfinished)
 
     def update(
-        self, user_ids: Sequence[str], clicks: Mapping[str, Sequence[Event]] | None = None
+        self, user_ids: Sequence[str], clicks: Mapping[str, Sequence[Click]] | None = None
     ) -> int:
         """Bring the rows of some users up to date; the number of rows that changed.
 
@@ -159,7 +159,7 @@ class HistoryUpdater:
         return {user: row.history for user, row in rows.items()}
 
     def changed(
-        self, histories: Mapping[str, History], clicks: Mapping[str, Sequence[Event]]
+        self, histories: Mapping[str, History], clicks: Mapping[str, Sequence[Click]]
     ) -> dict[str, History]:
         """Add clicks to histories; codes of their items are read online.
 
@@ -214,7 +214,7 @@ class EventConsumer:
             taken += len(events)
         return taken
 
-    def _news(self, events: Sequence[LoggedEvent]) -> dict[str, list[Event]]:
+    def _news(self, events: Sequence[LoggedEvent]) -> dict[str, list[Click]]:
         """Clicks of the users of some events, all that can be news to a row.
 
         Of somebody who has more than a row holds these are the latest so many, and what is as late
