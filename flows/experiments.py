@@ -20,7 +20,7 @@ from prefect.artifacts import create_markdown_artifact
 from features.logs.experiments import ExperimentStore, StoredExperiment
 from features.logs.readings import ReadingLog
 from features.logs.readouts import ReadoutMaker
-from flows.registry.lifecycle import GateError, conclude
+from flows.registry.lifecycle import conclude
 from flows.runtime.notify import HOOKS, notify
 from hymirec.abtest.decisions import PERSON, Decision, decide
 from hymirec.abtest.readout import Readout
@@ -114,7 +114,7 @@ def read_out_experiment(
 def _act(
     home: Home, store: ExperimentStore, stored: StoredExperiment, decision: Decision
 ) -> tuple[StoredExperiment, Decision]:
-    """Do what was decided; returns it, or what became of it at the gate."""
+    """Do what was decided; returns it, or what kept it from being done."""
     name, reason, evidence = stored.name, decision.reason, decision.evidence
     try:
         if decision.action == "ramp":
@@ -129,12 +129,11 @@ def _act(
                 home, name, decision.winner, reason=reason, evidence=evidence, actor=ACTOR,
                 promote=promote, clock=store.clock,
             )  # fmt: skip
-    except GateError as error:
-        held = f"{reason}; but {error}: {PERSON}"
-        return store.get(name), replace(decision, action="hold", reason=held, winner="")
-    except UsageError as error:  # a person was faster
-        log.warning("experiment %s: %s: %s", name, decision.action, error)
+    except UsageError as error:
         stored = store.get(name)
+        waits = f": {PERSON}" if stored.state == "running" else ""  # else a person was faster
+        held = f"{reason}; but {error}{waits}"
+        return stored, replace(decision, action="hold", reason=held, winner="")
     return stored, decision
 
 

@@ -152,7 +152,7 @@ class GlobalTimeSplit:
             [(np.searchsorted(own, validate), np.searchsorted(own, test)) for own in times]
         ).reshape(-1, 2)
         split = cls(histories, before[:, 0], before[:, 1], window)
-        if not split.training or not split.validation or not split.test:
+        if not split.validate_from.any() or not split.validation or not split.test:
             raise DataError(
                 "no user has events both before and after the time of the validation, or of the "
                 "test: too many events share their time, or the shares are too small"
@@ -161,9 +161,9 @@ class GlobalTimeSplit:
 
     @property
     def training(self) -> list[IndexedHistory]:
-        """All events before the time of validation; users without any are left out."""
+        """All events before the time of validation; of some users there are none."""
         pairs = zip(self.histories, self.validate_from, strict=True)
-        return [history.until(int(end)) for history, end in pairs if end]
+        return [history.until(int(end)) for history, end in pairs]
 
     @property
     def validation(self) -> list[Case]:

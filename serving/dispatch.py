@@ -85,9 +85,15 @@ class Caller:
             answer = from_json(content)
         except ValueError as error:
             raise RefusedError(f"status {status}, and no JSON") from error
+        said = answer if isinstance(answer, dict) else {}
         if status != 200:
-            raise RefusedError(f"status {status}: {str(answer.get('message', ''))[:500]}")
-        return Called(answer["predictions"], seconds)
+            raise RefusedError(f"status {status}: {str(said.get('message', ''))[:500]}")
+        predictions = said.get("predictions")
+        if not isinstance(predictions, list) or len(predictions) != len(records) or not all(
+            isinstance(one, dict) for one in predictions
+        ):  # fmt: skip
+            raise RefusedError("the answer is not one prediction for each row")
+        return Called(predictions, seconds)
 
     async def forward(self, body: bytes, content_type: str) -> tuple[int, bytes, str]:
         """Pass a call on as it is; status, body and content type of the answer.
@@ -185,24 +191,29 @@ class Dispatcher:
             return
         self._busy.add(caller)
         try:
+            await self._call(caller, jobs)
+        except (LostError, asyncio.CancelledError):
+            for job in jobs:
+                if not job.answer.done():
+                    self._ask_another(job, caller)
+            raise
+        finally:
+            self._busy.discard(caller)
+
+    async def _call(self, caller: Caller, jobs: list[Job]) -> None:
+        try:
             called = await caller.invoke([job.record for job in jobs])
         except RefusedError as error:
             if len(jobs) == 1:
                 _fail(jobs[0], error)
             else:  # which of them it was is found out one by one
                 for job in jobs:
-                    await self._answer(caller, [job])
-        except LostError:
-            for job in jobs:
-                self._ask_another(job, caller)
-            raise
+                    await self._call(caller, [job])
         else:
             for job, prediction in zip(jobs, called.predictions, strict=True):
                 if not job.answer.done():
                     prediction["call_seconds"] = called.seconds
                     job.answer.set_result(prediction)
-        finally:
-            self._busy.discard(caller)
 
     def _ask_another(self, job: Job, lost: Caller) -> None:
         job.tries += 1

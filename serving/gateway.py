@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -87,7 +88,7 @@ class Gateway:
         self.metrics.gauge(
             "hymirec_event_lag_seconds",
             "Age of the oldest event that is not in the feature store yet.",
-            consumer.lag_seconds,
+            self._lag_seconds,
         )
         self.metrics.gauge(
             "hymirec_champion_version", "The version that answers.",
@@ -147,6 +148,13 @@ class Gateway:
                 "%s was moved from version %s to %s by other means",
                 alias, entry.before, entry.after or "none",
             )  # fmt: skip
+
+    def _lag_seconds(self) -> float:
+        """As the consumer says; no number while the event log is away."""
+        try:
+            return self.consumer.lag_seconds()
+        except HymirecError:
+            return math.nan
 
     def state(self) -> VersionState:
         """Who answers, and what else is ready."""

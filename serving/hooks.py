@@ -40,7 +40,7 @@ def add_hooks(app: FastAPI, look_now: Callable[[], None]) -> None:
             secret, headers.get("x-mlflow-delivery-id", ""), when, await request.body()
         )
         given = headers.get("x-mlflow-signature", "")
-        fresh = when.isdigit() and abs(time.time() - int(when)) <= OLDEST
+        fresh = when.isdecimal() and abs(time.time() - float(when)) <= OLDEST
         if not fresh or not hmac.compare_digest(expected.encode(), given.encode()):
             raise HTTPException(401, "the signature is not right")
         look_now()

@@ -43,7 +43,8 @@ class Metrics:
             "values.",
             ["stage"], buckets=LATENCIES, registry=registry,
         )  # fmt: skip
-        self._latency = {stage: self.latency.labels(stage) for stage in STAGES}
+        for stage in STAGES:
+            self.latency.labels(stage)  # is there before anything is counted
         self._ages = Histogram(
             "hymirec_feature_age_seconds", "Age of the users' rows answered from.",
             buckets=AGES, registry=registry,
@@ -60,7 +61,7 @@ class Metrics:
         return median(self._recent_ages) if self._recent_ages else None
 
     def saw(self, answer: Mapping[str, Any], stages: Mapping[str, float]) -> None:
-        """Count an answer; `stages` are seconds by names of `STAGES`."""
+        """Count an answer; `stages` are seconds, by `STAGES` and what a version has beside them."""
         self.answers.labels(
             answer["model_version"], answer["served_by"], answer["degraded"] or ""
         ).inc()
@@ -68,4 +69,4 @@ class Metrics:
             self._ages.observe(age)
             self._recent_ages.append(age)
         for stage, seconds in stages.items():
-            self._latency[stage].observe(seconds)
+            self.latency.labels(stage).observe(seconds)

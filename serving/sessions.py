@@ -59,7 +59,7 @@ class Sessions:
             found = None
         name, _, rest = (found.value if found else "").partition(".")
         until, _, seal = rest.partition(".")
-        if not until.isdigit() or float(until) < time.time():
+        if not until.isdecimal() or float(until) < time.time():
             return "", "", None
         for key in self._tokens.digests():
             if hmac.compare_digest(hashlib.sha256(key).hexdigest().encode(), name.encode()):

@@ -177,6 +177,9 @@ class ServedVersion:
             except OSError as error:
                 self.problem = f"no process can be started: {error.strerror}"
                 log.warning("version %d: %s", self.info.version, self.problem)
+            except Exception as error:  # its code may answer anything; it is tried again
+                self.problem = f"its answers cannot be used: {type(error).__name__}: {error}"
+                log.exception("version %d", self.info.version)
             if stopping.is_set():
                 return
             self.restarts += 1

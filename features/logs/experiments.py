@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -347,6 +348,14 @@ class ExperimentStore(Log):
             UsageError: it has ended.
         """
         return self.end(name, "stopped", reason=reason, kind="killed", actor=actor)
+
+    def kill_all(self, *, reason: str = "killed", actor: str = "") -> list[StoredExperiment]:
+        """The kill switch of all that hold traffic; those that it ended."""
+        killed = []
+        for one in self.active():
+            with suppress(UsageError):  # it has just ended
+                killed.append(self.kill(one.name, reason=reason, actor=actor))
+        return killed
 
     def history(self, name: str, limit: int = 100) -> list[Entry]:
         """What was done with an experiment, the newest first."""

@@ -99,17 +99,14 @@ class ExposureJournal:
 
     def _drain(self) -> int:
         with self._lock:
-            segments = [*self._full, self._segment]
+            full, current = list(self._full), self._segment
         new = self._take_in_unwritten()
-        for segment in segments:
+        for segment in (*full, current):
             new += self._take_in(segment)
         with self._lock:
-            done, self._full = self._full, []
-            for segment in done:
-                if segment.taken < segment.size:
-                    self._full.append(segment)
-                else:
-                    segment.remove()
+            del self._full[: len(full)]
+        for segment in full:  # what is left in it is half a row
+            segment.remove()
         return new + sum(self._recover(path) for path in self._left_behind())
 
     def close(self) -> None:
@@ -121,7 +118,8 @@ class ExposureJournal:
             self.drain()
         except HymirecError as error:
             log.warning("exposures stay in %s until the next start: %s", self._directory, error)
-            self._segment.close()
+            for segment in (*self._full, self._segment):
+                segment.close()
         else:
             self._segment.remove()
         self._log.close()
@@ -137,16 +135,17 @@ class ExposureJournal:
         while not self._stop.wait(SECONDS_BETWEEN_DRAINS):
             try:
                 self.drain()
-            except HymirecError as error:
-                log.warning("exposures wait: %s", error)
+            except Exception as error:  # whatever it is, rows wait and are tried again
+                known = isinstance(error, HymirecError)
+                log.warning("exposures wait: %s", error, exc_info=not known)
                 self._stop.wait(SECONDS_AFTER_FAILURE)
 
     def _take_in_unwritten(self) -> int:
-        with self._lock:
-            rows = self._unwritten[:ROWS_PER_WRITE]
-        new = self._log.append(rows) if rows else 0
-        with self._lock:
-            del self._unwritten[: len(rows)]
+        new = 0
+        while rows := self._unwritten[:ROWS_PER_WRITE]:
+            new += self._log.append(rows)
+            with self._lock:
+                del self._unwritten[: len(rows)]
         return new
 
     def _take_in(self, segment: _Segment) -> int:
@@ -167,7 +166,11 @@ class ExposureJournal:
         segment = _Segment.take_over(path)
         if segment is None:
             return 0
-        new = self._take_in(segment)
+        try:
+            new = self._take_in(segment)
+        except HymirecError:
+            segment.close()  # and with it the lock, or nobody would take it over again
+            raise
         segment.remove()
         if new:
             log.info("%d exposures taken over from a process that ended", new)

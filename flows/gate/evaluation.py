@@ -210,9 +210,8 @@ def _evaluate(
             out = Path(directory) / "out"
             out.mkdir()
             questions.write(Path(directory) / "cases.parquet")
-            _run_worker(
-                fetch_model(client, version), additions, Path(directory) / "cases.parquet", out
-            )
+            model = fetch_model(client, version)
+            _run_worker(number, model, additions, Path(directory) / "cases.parquet", out)
             try:
                 out.rename(done)
             except OSError:  # another gate has been faster
@@ -220,7 +219,7 @@ def _evaluate(
     return Evaluated.read(number, done)
 
 
-def _run_worker(model: Path, additions: Path, cases: Path, out: Path) -> None:
+def _run_worker(version: str, model: Path, additions: Path, cases: Path, out: Path) -> None:
     command = [
         sys.executable, "-I", WORKER, model / "code", model / "artifacts" / "package", additions,
         cases, out,
@@ -231,4 +230,4 @@ def _run_worker(model: Path, additions: Path, cases: Path, out: Path) -> None:
     )  # fmt: skip
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise HymirecError(f"the version in {model} cannot be evaluated: {last}")
+        raise HymirecError(f"version {version} in {model} cannot be evaluated: {last}")

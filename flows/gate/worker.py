@@ -22,16 +22,22 @@ OVERLAP_CASES, BATCH = 1000, 256
 def main(code: Path, package_path: Path, additions: Path, cases_path: Path, out: Path) -> None:
     """Evaluate; see the module."""
     sys.path.insert(0, str(code))
+    try:
+        import hymirec
+        from hymirec.additions import publications, read
+        from hymirec.evaluation.protocol import answer_cases
+        from hymirec.inputs import IndexedHistory, number_items
+        from hymirec.package import RecommenderPackage
+        from hymirec.splits import Case
+    except ImportError as error:
+        sys.exit(
+            f"the hymirec that it ships is not one that this gate can ask ({error}). `hymirec "
+            "pipeline` registers the model anew; past a champion like this leads `hymirec promote "
+            "VERSION --force --reason upgrade`"
+        )
     import numpy as np
     import pandas as pd
     import torch
-
-    import hymirec
-    from hymirec.additions import publications, read
-    from hymirec.evaluation.protocol import answer_cases
-    from hymirec.inputs import IndexedHistory, number_items
-    from hymirec.package import RecommenderPackage
-    from hymirec.splits import Case
 
     loaded = Path(hymirec.__file__).resolve()
     if not loaded.is_relative_to(code.resolve()):

@@ -135,11 +135,8 @@ class Aliases:
         with self.log.moving():
             before = self.all()
             here = before.get(alias, "")
-            if expected is not None and here != expected:
-                raise UsageError(
-                    f"{alias} has become version {here or 'none'} meanwhile, it was "
-                    f"{expected or 'none'}: nothing was changed"
-                )
+            if expected is not None:
+                _refuse_another(alias, here, expected)
             self.client.set_registered_model_alias(MODEL_NAME, alias, version)
             try:
                 entry = self.log.record(
@@ -154,6 +151,14 @@ class Aliases:
                 if before.get(CHALLENGER) == version:
                     self._set(CHALLENGER, "")
         return entry
+
+    def refuse_another_champion(self, expected: str) -> None:
+        """Refuse to go on where the champion is no longer what it was.
+
+        Raises:
+            UsageError: it is another.
+        """
+        _refuse_another(CHAMPION, self.get(CHAMPION), expected)
 
     def refuse(
         self, alias: str, version: str, *, reason: str, evidence: Mapping[str, Any] | None = None
@@ -287,6 +292,14 @@ class Aliases:
             self.client.set_registered_model_alias(MODEL_NAME, alias, version)
         elif self.get(alias):
             self.client.delete_registered_model_alias(MODEL_NAME, alias)
+
+
+def _refuse_another(alias: str, here: str, expected: str) -> None:
+    if here != expected:
+        raise UsageError(
+            f"{alias} has become version {here or 'none'} meanwhile, it was "
+            f"{expected or 'none'}: nothing was changed"
+        )
 
 
 def went_before(moves: Sequence[Entry]) -> list[Entry]:

@@ -115,6 +115,7 @@ def conclude(
         if variant.settings:
             log.info("the winner's settings are not a version's: send %s with requests",
                      variant.settings)  # fmt: skip
+        aliases.refuse_another_champion(champion)  # the gate takes a minute
     ended = store.end(
         name, "concluded", reason=reason, winner=winner, actor=actor, evidence=evidence
     )

@@ -78,7 +78,7 @@ def create(
                 "name": name, "hypothesis": hypothesis, "owner": owner, "mode": mode,
                 "variants": [
                     {"name": "control", "model": "champion"},
-                    {"name": "treatment", "model": int(treatment) if treatment.isdigit()
+                    {"name": "treatment", "model": int(treatment) if treatment.isdecimal()
                      else treatment},
                 ],
                 "primary": primary,
@@ -188,8 +188,7 @@ def kill(
     if bool(name) == everything:
         raise UsageError("kill either one NAME or --all")
     _, store = _store(home)
-    names = [one.name for one in store.active()] if everything else [name]
-    killed = [store.kill(one, reason=reason) for one in names]
+    killed = store.kill_all(reason=reason) if everything else [store.kill(name, reason=reason)]
     for stored in killed:
         out.print(f"{stored.name} is {stored.state}: {stored.reason}", soft_wrap=True)
     if not killed:

@@ -76,10 +76,8 @@ def add_pages(router: APIRouter) -> None:
 
     @router.post("/kill-all")
     def kill_all(request: Request, site: SiteOf, fields: FormOf) -> Response:
-        for one in site.experiments.active():
-            site.experiments.kill(
-                one.name, reason=fields.get("reason") or "killed", actor=site.actor(request)
-            )
+        reason = fields.get("reason") or "killed"
+        site.experiments.kill_all(reason=reason, actor=site.actor(request))
         site.gateway.fleet.look_now()
         return go_to("/experiments")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ class Counters:
     Attributes:
         latency: buckets by stage.
         answers: by version, path (`served_by`) and why it is not as good as it should be.
-        values: of everything that has no labels, by name.
+        values: of everything that has no labels and can be told at present, by name.
     """
 
     latency: dict[str, Buckets]
@@ -77,7 +78,7 @@ def read(registry: CollectorRegistry) -> Counters:
             elif sample.name == f"{ANSWERS}_total":
                 key = labels["model_version"], labels["served_by"], labels["degraded"]
                 answers[key] = sample.value
-            elif not labels:
+            elif not labels and not math.isnan(sample.value):
                 values[sample.name] = sample.value
     return Counters(latency, answers, values)
 
@@ -132,7 +133,8 @@ class Pulse:
         for (before, earlier), (now, later) in itertools.pairwise(looks):
             answers = later.num_answers - earlier.num_answers
             series["rate"].append(Point(now, answers / max(now - before, 1e-3)))
-            series["lag"].append(Point(now, later.values.get(LAG, 0.0)))
+            if LAG in later.values:
+                series["lag"].append(Point(now, later.values[LAG]))
             if not answers:
                 continue
             came = between(later.latency.get("total", {}), earlier.latency.get("total", {}))
@@ -170,9 +172,8 @@ def latency_rows(counters: Counters) -> list[dict[str, Any]]:
 def answer_rows(counters: Counters) -> list[dict[str, Any]]:
     """Answers by version, path and reason, each with its share."""
     total = counters.num_answers
-    by_key = Counter(counters.answers)
     return [
         {"version": version, "path": path, "why": why, "count": int(count),
          "share": count / total}
-        for (version, path, why), count in sorted(by_key.items())
+        for (version, path, why), count in sorted(counters.answers.items())
     ]  # fmt: skip

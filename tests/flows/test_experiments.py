@@ -212,6 +212,9 @@ def test_a_person_may_be_faster(home, store, monkeypatch):
     monkeypatch.setattr(module.ReadoutMaker, "read", killed_meanwhile)
     found = read_out_experiment(home, "longer")
     assert found.stored.state == "stopped"
+    (reading,) = ReadingLog(home).of_experiment("longer")
+    assert reading.action == "hold"
+    assert "but longer is stopped" in reading.reason
 
 
 def test_a_winner_that_the_gate_refuses_waits_for_a_person(home, store):
@@ -246,6 +249,18 @@ def test_the_gate_is_asked_where_it_has_not_compared_the_two(home, store):
     assert asked == [("2", "--judge")]
     assert Aliases(home).get("champion") == "2"
     assert store.get("longer").state == "concluded"
+
+
+def test_a_champion_that_changed_while_the_gate_judged_ends_nothing(home, store):
+    won(home, store)
+
+    def judge(home, *words):
+        judged(home, "pass")
+        Aliases(home).move("champion", "3", FORCED, reason="another was faster")
+
+    with pytest.raises(UsageError, match="champion has become version 3 meanwhile"):
+        conclude(home, "longer", "new", reason="sure", judge=judge)
+    assert (store.get("longer").state, Aliases(home).get("champion")) == ("running", "3")
 
 
 def test_a_gate_that_cannot_judge_changes_nothing(home, store):

@@ -11,8 +11,9 @@ import yaml
 from flows.gate import checks
 from flows.gate.checks import Check, overall, summary
 from flows.gate.config import BUILT_IN, Limit, read_config
+from flows.gate.evaluation import _run_worker
 from flows.gate.report import GateReport, served_numbers, side
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 from serving.trial import Tried
 
@@ -186,3 +187,12 @@ def test_a_file_that_is_no_yaml_is_said_so(tmp_path):
         read_config(Home.at(tmp_path))
     with pytest.raises(UsageError, match="cannot be read"):
         read_config(Home.at(tmp_path), tmp_path / "none.yaml")
+
+
+def test_a_version_too_old_to_be_asked_is_named_with_the_way_past_it(tmp_path):
+    shipped = tmp_path / "code" / "hymirec"
+    shipped.mkdir(parents=True)
+    (shipped / "__init__.py").touch()
+    (shipped / "additions.py").touch()
+    with pytest.raises(HymirecError, match=r"version 7 in .* is not one that this gate can ask"):
+        _run_worker("7", tmp_path, tmp_path, tmp_path, tmp_path)

@@ -1,8 +1,9 @@
 """Stands in for `serving/standby.py`: a model server that answers as its directory says, at once.
 
 The directory's `answers.json` has the version's marks and may ask for trouble: `stops` (it ends as
-it starts, with this line), `seconds` (an answer takes), `refuses` (a user id it cannot answer); and
-for other items than usual: `first` (the number of its first).
+it starts, with this line), `seconds` (an answer takes), `refuses` (a user id it cannot answer),
+`mute` (it answers without predictions); and for other items than usual: `first` (the number of its
+first).
 """
 
 import json
@@ -64,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(400, json.dumps(problem).encode())
             return
         time.sleep(told.get("seconds", 0))
-        answers = [predict(row) for row in rows]
+        answers = [] if "mute" in told else [predict(row) for row in rows]
         self.answer(200, json.dumps({"predictions": answers}).encode())
 
     def answer(self, status, body):

@@ -380,9 +380,10 @@ def test_a_sign_in_ends_with_its_time_and_with_its_token(guarded, open_console, 
     monkeypatch.setenv(ENV_TOKENS, f"{READ} read anna")
     again = open_console(Tokens.from_environment())  # after a restart
     assert again.get("/console/experiments", headers=headers).status_code == 200
-    forged = cookie.replace(cookie.split(".")[1], "9999999999")
-    headers_of_forged = {"cookie": f"hymirec_console={forged}"}
-    assert again.get("/console/experiments", headers=headers_of_forged).status_code == 303
+    for until in ("9999999999", "²"):
+        forged = cookie.replace(cookie.split(".")[1], until)
+        headers_of_forged = {"cookie": f"hymirec_console={forged}".encode("latin-1")}
+        assert again.get("/console/experiments", headers=headers_of_forged).status_code == 303
     monkeypatch.setenv(ENV_TOKENS, "another-token-altogether read anna")
     withdrawn = open_console(Tokens.from_environment())
     assert withdrawn.get("/console/experiments", headers=headers).status_code == 303

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hymirec.errors import HymirecError
-from serving.dispatch import UnavailableError
+from serving.dispatch import Called, Dispatcher, LostError, RefusedError, UnavailableError
 
 
 async def until(condition, seconds=10.0):
@@ -135,6 +135,40 @@ def test_without_any_server_nobody_waits(registry, make_fleet):
     asyncio.run(scenario())
 
 
+class Scripted:
+    """A caller that does as it is told: an answer, an error, or nothing for ever."""
+
+    def __init__(self, *script):
+        self.script = list(script)
+
+    async def invoke(self, records):
+        step = self.script.pop(0) if self.script else None
+        if isinstance(step, Exception):
+            raise step
+        if step is None:
+            await asyncio.Event().wait()
+        return Called([{} for _ in records], 0.0)
+
+
+@pytest.mark.parametrize("end", [LostError("gone"), None])
+def test_nobody_is_forgotten_when_a_server_is_lost_while_a_refusal_is_looked_into(end):
+    async def scenario():
+        dispatcher = Dispatcher()
+        caller = Scripted(RefusedError("one of them"), "answer", end)
+        working = asyncio.create_task(dispatcher.work(caller, asyncio.Event()))
+        await asyncio.sleep(0)
+        asked = [asyncio.create_task(dispatcher.ask({"user_id": user})) for user in "abc"]
+        await until(lambda: not caller.script)
+        working.cancel()  # as when its process is seen to have ended
+        found = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
+        assert [type(one) for one in found] == [dict, UnavailableError, UnavailableError]
+        assert dispatcher.idle
+        with pytest.raises((LostError, asyncio.CancelledError)):
+            await working
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("told", "problem"),
     [
@@ -142,6 +176,7 @@ def test_without_any_server_nobody_waits(registry, make_fleet):
         ({"version": "7"}, "answers with model_version '7'"),
         ({"codebook": "other"}, "answers with codebook_id 'other'"),
         ({"refuses": "u1"}, "answers 400 to the version's own example"),
+        ({"mute": True}, "its answers cannot be used: IndexError"),
     ],
 )
 def test_a_version_that_is_not_fit_never_answers(registry, make_fleet, told, problem):

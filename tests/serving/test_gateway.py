@@ -90,6 +90,8 @@ def test_a_log_that_cannot_be_written_is_no_acknowledgement(home, client, log):
     answer = post(client, GOOD)
     assert answer.status_code == 503
     assert answer.json() == {"error": "events cannot be stored at present: try again"}
+    assert "hymirec_event_lag_seconds NaN" in client.get("/metrics").text
+    client.app.state.gateway.pulse.look()
     with log._database.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE hidden RENAME TO events")
     assert post(client, GOOD).json() == {"accepted": 1, "duplicates": 0}
@@ -349,9 +351,11 @@ def test_a_webhook_of_mlflow_makes_the_gateway_look(home, make_fleet, monkeypatc
             {"x-mlflow-signature": ""},
             {"x-mlflow-signature": "v1,é"},
             {"x-mlflow-delivery-id": "d2"},
+            {"x-mlflow-timestamp": "²"},
+            {"x-mlflow-timestamp": "9" * 5000},
             {"x-mlflow-timestamp": old, "x-mlflow-signature": signed_then},
         ):
-            sent = {k: v.encode() for k, v in (headers | wrong).items()}
+            sent = {k: v.encode("latin-1") for k, v in (headers | wrong).items()}
             assert client.post("/v1/hooks/mlflow", content=body, headers=sent).status_code == 401
         assert client.post("/v1/hooks/mlflow", content=body, headers=headers).status_code == 204
     monkeypatch.delenv(ENV_SECRET)

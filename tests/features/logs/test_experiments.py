@@ -168,6 +168,17 @@ def test_what_cannot_be_done_is_refused_in_a_line(store):
     assert store.history("longer-histories")[0].kind == "killed"
 
 
+def test_the_kill_switch_for_all_passes_over_one_that_has_just_ended(store, monkeypatch):
+    for name, begin in (("left", 0.0), ("right", 0.5)):
+        store.create(declared(name, traffic={"begin": begin, "end": begin + 0.5}))
+        store.start(name, VERSIONS)
+    active = store.active()
+    monkeypatch.setattr(store, "active", lambda: active)
+    store.kill("left")
+    assert [one.name for one in store.kill_all(reason="fire")] == ["right"]
+    assert store.get("right").state == "stopped"
+
+
 def test_readouts_are_kept_in_their_order(tmp_path):
     readings = ReadingLog(Home.at(tmp_path))
     even = mismatch(["control", "longer"], [10, 10], [0.5, 0.5])

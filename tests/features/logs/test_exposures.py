@@ -113,7 +113,7 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged(home):
     assert not list((home.events / "exposures").iterdir())
 
 
-def test_what_a_dead_process_left_is_taken_in_once_though_it_was_in_half(home):
+def test_what_a_dead_process_left_is_taken_in_once_though_it_was_in_half(home, monkeypatch):
     dead = ExposureJournal(home)
     for number in range(10):
         dead.append(replace(ROW, request_id=str(number)))
@@ -123,6 +123,10 @@ def test_what_a_dead_process_left_is_taken_in_once_though_it_was_in_half(home):
         file.write(b'{"kind": "Expos')
     dead._segment.close()
     journal = ExposureJournal(home)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._log, "append", mock.Mock(side_effect=HymirecError("it is down")))
+        with pytest.raises(HymirecError):
+            journal.drain()
     assert journal.drain() == 1
     assert len(rows_of(home)) == 11
     journal.close()
@@ -166,7 +170,10 @@ def test_files_are_begun_anew_and_removed(home, monkeypatch):
     journal.close()
 
 
-def test_on_a_full_disk_rows_wait_in_memory_and_tear_no_other(home, monkeypatch):
+@pytest.mark.parametrize("segment_bytes", [10, 10**6])
+def test_on_a_full_disk_rows_wait_in_memory_and_tear_no_other(home, monkeypatch, segment_bytes):
+    monkeypatch.setattr(exposure_journal, "SEGMENT_BYTES", segment_bytes)
+    monkeypatch.setattr(exposure_journal, "ROWS_PER_WRITE", 1)
     journal = ExposureJournal(home)
     write = os.write
     with monkeypatch.context() as patch:
@@ -181,6 +188,7 @@ def test_on_a_full_disk_rows_wait_in_memory_and_tear_no_other(home, monkeypatch)
     assert journal.drain() == 4
     assert journal.drain() == 0
     assert sorted(rows_of(home)["request_id"]) == ["another", "half", "r1", "r2"]
+    assert len(list((home.events / "exposures").iterdir())) == 1
     journal.close()
 
 

@@ -114,11 +114,13 @@ def test_time_split_by_hand():
     ]  # fmt: skip
     split = GlobalTimeSplit.at(histories, validation_share=0.25, test_share=0.25)
     # Sorted: 0 1 2 10 | 20 25 | 30 40. The last user has no past to train on.
-    assert [part.items.tolist() for part in split.training] == [[1, 2], [5, 6]]
+    assert [part.items.tolist() for part in split.training] == [[1, 2], [5, 6], []]
     assert [(case.user, case.target, len(case.known)) for case in split.validation] == [(0, 3, 2)]
     assert [(case.user, case.target, len(case.known)) for case in split.test] == [
         (0, 4, 3), (2, 8, 1),
     ]  # fmt: skip
+    for case in [*split.validation, *split.test]:
+        assert len(split.training[case.user]) <= len(case.known)
 
 
 def test_nothing_trained_on_or_known_lies_after_what_is_asked():
