@@ -16,7 +16,7 @@ from rich.table import Table
 from hymirec.commands.experiment_display import minute, show_readout
 from hymirec.commands.options import HomeOption, JsonOption, configured
 from hymirec.display import out, show_wide
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import UsageError
 from hymirec.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def watch(
     while not stop.is_set():
         try:
             read_out_running(place)
-        except HymirecError as error:
+        except Exception as error:  # whatever it is, guardrails go on being watched
             log.warning("%s", error)
         stop.wait(every)
 
