@@ -52,9 +52,7 @@ def create(
     ramp: Annotated[
         str, typer.Option(help="Steps: share of the traffic and users of each variant before next.")
     ] = "0.01:100,0.1:500,0.5:2000,1:5000",
-    minimum_lift: Annotated[
-        float, typer.Option(help="Smallest relative difference worth finding.")
-    ] = 0.05,
+    minimum_lift: Annotated[float, typer.Option(help="Relative difference worth finding.")] = 0.05,
     days: Annotated[float, typer.Option(help="Horizon.", min=0.01)] = 28,
     replace: Annotated[
         bool, typer.Option("--replace", help="In place of the draft of that name.")
@@ -116,9 +114,7 @@ def example() -> None:
     """Print a declaration to begin with."""
     import hymirec.abtest.definition as definition
 
-    text = definition.__doc__ or ""
-    lines = text.splitlines()[2:]
-    print("\n".join(line.removeprefix("    ") for line in lines).strip())
+    print((definition.__doc__ or "").partition("\n\n")[2].strip())
 
 
 @app.command()
@@ -243,9 +239,7 @@ def conclude(
 @app.command()
 def readout(
     name: Annotated[str, typer.Argument(help="Of the experiment; all that run without.")] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what follows.")] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
