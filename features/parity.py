@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.logs.event_log import EventLog, LoggedEvent
+from features.logs.event_log import Click, EventLog
 from features.offline import read_histories, read_item_codes
 from features.online import FeatureReader
 from features.updates import CONSUMER, no_history, with_clicks
@@ -121,8 +121,8 @@ class ParityCheck:
             taken_in: `taken_in()` from before the rows were read.
         """
         published = read_histories(self.home, self.codebook_id, user_ids)
-        clicks = self._log.logged_clicks_of(user_ids)
-        items = {one.event.item_id for its in clicks.values() for one in its}
+        clicks = self._log.clicks_of(user_ids)
+        items = {one.item_id for its in clicks.values() for one in its}
         codes = self._reader.read_item_codes(sorted(items))
         empty = no_history(self.codebook_id, _code_bytes(codes, published, rows))
         older = self._codes_so_far()
@@ -179,15 +179,15 @@ def difference(user_id: str, row: History, expected: History) -> Mismatch:
 
 
 def _nearest(
-    user_id: str, row: History, published: History, clicks: Sequence[LoggedEvent],
-    late: Sequence[LoggedEvent], codes: Mapping[str, NDArray[np.uint8]],
+    user_id: str, row: History, published: History, clicks: Sequence[Click],
+    late: Sequence[Click], codes: Mapping[str, NDArray[np.uint8]],
 ) -> Mismatch:  # fmt: skip
     """Compare a row with each state it may be in by now; the least difference."""
     ends = sorted(one.position for one in late)
     first = ends[0] - 1 if ends else max((one.position for one in clicks), default=0)
     found = []
     for end in [first, *ends[-1:], *ends[:-1]][:_MAX_STATES]:
-        known = [one.event for one in clicks if one.position <= end]
+        known = [one for one in clicks if one.position <= end]
         found.append(difference(user_id, row, with_clicks(published, known, codes)))
         if not len(found[-1]):
             break

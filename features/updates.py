@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from features.logs.event_log import CLICK, Event, EventLog
+from features.logs.event_log import CLICK, Click, EventLog, LoggedEvent
 from features.offline import read_histories
 from features.online import FeatureReader, FeatureWriter, list_codebooks
 from hymirec.errors import DataError, HymirecError
@@ -38,7 +38,7 @@ EVENTS_PER_ROUND = 1000
 
 def with_clicks(
     history: History,
-    clicks: Sequence[Event],
+    clicks: Sequence[Click],
     codes: Mapping[str, NDArray[np.uint8]],
     *,
     keep_all: bool = False,
@@ -87,7 +87,7 @@ def with_clicks(
 
 
 def _places_of_logged(
-    history: History, clicks: Sequence[Event]
+    history: History, clicks: Sequence[Click]
 ) -> dict[tuple[str, int], deque[int]]:
     """Where a history holds events that the log has, by item and second; the last of those alike.
 
@@ -123,7 +123,7 @@ class HistoryUpdater:
         self._writer = FeatureWriter(event_log.home, codebook_id, unfinished=unfinished)
 
     def update(
-        self, user_ids: Sequence[str], clicks: Mapping[str, Sequence[Event]] | None = None
+        self, user_ids: Sequence[str], clicks: Mapping[str, Sequence[Click]] | None = None
     ) -> int:
         """Bring the rows of some users up to date; the number of rows that changed.
 
@@ -131,16 +131,22 @@ class HistoryUpdater:
 
         Args:
             user_ids: whose.
-            clicks: all that the log has of each, where they have been read already.
+            clicks: of each, where they have been read already: all that can be news to its row.
         """
+        rows = self._rows(user_ids)
+        lacking = [user_id for user_id in user_ids if user_id not in rows]
+        if lacking:
+            rows |= read_histories(self._log.home, self.codebook_id, lacking)
         if clicks is None:
             clicks = self._log.clicks_of(user_ids)
-        changed = self.changed(self._rows(user_ids), clicks)
+        elif partly := [user_id for user_id in lacking if len(clicks[user_id]) >= MAX_EVENTS]:
+            clicks = {**clicks, **self._log.clicks_of(partly)}
+        changed = self.changed(rows, clicks)
         self._writer.write_histories(changed)
         return len(changed)
 
     def _rows(self, user_ids: Sequence[str]) -> dict[str, History]:
-        """Histories as they are online; a row that is lost or damaged as it was published."""
+        """Histories as they are online, without rows that are lost or damaged."""
         try:
             rows = self._reader.read_users(user_ids)
         except DataError:
@@ -150,14 +156,10 @@ class HistoryUpdater:
                     rows |= self._reader.read_users([user_id])
                 except DataError as error:
                     log.warning("the row of user %r is made anew: %s", user_id, error)
-        found = {user: row.history for user, row in rows.items()}
-        lacking = [user_id for user_id in user_ids if user_id not in found]
-        if lacking:
-            found |= read_histories(self._log.home, self.codebook_id, lacking)
-        return found
+        return {user: row.history for user, row in rows.items()}
 
     def changed(
-        self, histories: Mapping[str, History], clicks: Mapping[str, Sequence[Event]]
+        self, histories: Mapping[str, History], clicks: Mapping[str, Sequence[Click]]
     ) -> dict[str, History]:
         """Add clicks to histories; codes of their items are read online.
 
@@ -203,15 +205,28 @@ class EventConsumer:
             with self.event_log.writing():
                 position = self.event_log.offset(CONSUMER)
                 events = self.event_log.after(position, EVENTS_PER_ROUND)
-                users = sorted({one.event.user_id for one in events if one.event.kind == CLICK})
                 self._find_codebooks()
                 # Once for all codebooks: of a busy user these are many.
-                clicks = self.event_log.clicks_of(users) if self._updaters else {}
+                clicks = self._news(events) if self._updaters else {}
                 for updater in self._updaters.values():
-                    updater.update(users, clicks)
+                    updater.update(list(clicks), clicks)
                 self.event_log.advance(CONSUMER, events[-1].position if events else position)
             taken += len(events)
         return taken
+
+    def _news(self, events: Sequence[LoggedEvent]) -> dict[str, list[Click]]:
+        """Clicks of the users of some events, all that can be news to a row.
+
+        Of somebody who has more than a row holds these are the latest so many, and what is as late
+        as the events: or a robot's clicks would be read again from its first at each.
+        """
+        since: dict[str, int] = {}
+        for one in (logged.event for logged in events if logged.event.kind == CLICK):
+            since[one.user_id] = min(one.time, since.get(one.user_id, one.time))
+        latest = self.event_log.start_of_latest(list(since), MAX_EVENTS)
+        return self.event_log.clicks_of(
+            sorted(since), {user: min(second, since[user]) for user, second in latest.items()}
+        )
 
     def wake(self) -> None:
         """Say that there are new events."""

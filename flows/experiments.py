@@ -24,7 +24,7 @@ from flows.registry.lifecycle import conclude
 from flows.runtime.notify import HOOKS, notify
 from hymirec.abtest.decisions import PERSON, Decision, decide
 from hymirec.abtest.readout import Readout
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import UsageError
 from hymirec.home import Home
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def read_out_experiment(
         asks = PERSON in decision.reason and not (before and PERSON in before[0].reason)
         readings.append(readout, decision)
         _track(home, stored, readout, decision)
-    log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
+        log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
     return ReadOut(stored, readout, decision, asks)
 
 
@@ -180,14 +180,15 @@ def read_out_running(home: Home, names: Sequence[str] = (), *, act: bool = True)
     """Read out experiments, by default all that run; one that cannot be read stops no other.
 
     Raises:
-        HymirecError: of the first that could not be read, when the others have been.
+        Exception: of the first that could not be read, when the others have been.
     """
+    failed: list[Exception] = []
     running = [one.name for one in ExperimentStore(home).active() if one.state == "running"]
-    found, failed = [], []
+    found = []
     for name in names or running:
         try:
             found.append(read_out_experiment(home, name, act=act))
-        except HymirecError as error:
+        except Exception as error:  # whatever it is, the others' guardrails must not wait for it
             log.warning("experiment %s cannot be read out: %s", name, error)
             failed.append(error)
     if failed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, cast
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Float,
     Index,
     MetaData,
@@ -89,6 +90,14 @@ class LoggedEvent(NamedTuple):
     received_at: float
 
 
+class Click(NamedTuple):
+    """What a click adds to a history, and where it stands in the log."""
+
+    item_id: str
+    time: int
+    position: int
+
+
 class EventLog(Log):
     """The log of one home; may be shared by threads and by processes."""
 
@@ -119,23 +128,50 @@ class EventLog(Log):
         query = select(_EVENTS).where(_EVENTS.c.position > position)
         return self._read(query.order_by(_EVENTS.c.position).limit(limit))
 
-    def clicks_of(self, user_ids: Sequence[str]) -> dict[str, list[Event]]:
-        """All clicks of users, in order of time and, within a second, of arrival."""
-        found = self.logged_clicks_of(user_ids)
-        return {user_id: [one.event for one in clicks] for user_id, clicks in found.items()}
+    def clicks_of(
+        self, user_ids: Sequence[str], since: Mapping[str, int] | None = None
+    ) -> dict[str, list[Click]]:
+        """Clicks of users, in order of time and, within a second, of arrival.
 
-    def logged_clicks_of(self, user_ids: Sequence[str]) -> dict[str, list[LoggedEvent]]:
-        """The same with their positions in the log."""
-        found: dict[str, list[LoggedEvent]] = {user_id: [] for user_id in user_ids}
-        for start in range(0, len(user_ids), _IDS_PER_QUERY):
-            part = user_ids[start : start + _IDS_PER_QUERY]
-            query = (
-                select(_EVENTS)
-                .where(_EVENTS.c.user_id.in_(part), _EVENTS.c.kind == CLICK)
-                .order_by(_EVENTS.c.time, _EVENTS.c.position)
-            )
-            for logged in self._read(query):
-                found[logged.event.user_id].append(logged)
+        Args:
+            user_ids: whose.
+            since: of some of them, the second before which they are left out; else all.
+        """
+        since = since or {}
+        whole = [user_id for user_id in user_ids if user_id not in since]
+        events = _EVENTS.c
+        asked: list[ColumnElement[bool]] = [events.user_id.in_(part) for part in _parts(whole)]
+        asked += [
+            (events.user_id == user_id) & (events.time >= second)
+            for user_id, second in since.items()
+        ]
+        found: dict[str, list[Click]] = {user_id: [] for user_id in user_ids}
+        with self._database.naming_it(), self._database.engine.connect() as connection:
+            for which in asked:
+                # Not whole events: a busy user's are many, and to make them takes most of the time.
+                query = select(events.user_id, events.item_id, events.time, events.position)
+                query = query.where(which, events.kind == CLICK)
+                for user_id, *click in connection.execute(
+                    query.order_by(events.time, events.position)
+                ):
+                    found[user_id].append(Click(*click))
+        return found
+
+    def start_of_latest(self, user_ids: Sequence[str], number: int) -> dict[str, int]:
+        """The second from which users have so many clicks; without those who have not."""
+        events, found = _EVENTS.c, {}
+        with self._database.naming_it(), self._database.engine.connect() as connection:
+            for part in _parts(user_ids):
+                # The index alone tells who has few events of any kind, as nearly everybody has.
+                busy = select(events.user_id).where(events.user_id.in_(part))
+                busy = busy.group_by(events.user_id).having(func.count() > number)
+                for user_id in connection.scalars(busy).all():
+                    times = select(events.time).where(
+                        events.user_id == user_id, events.kind == CLICK
+                    )
+                    last = times.order_by(events.time.desc()).offset(number - 1).limit(1)
+                    if (second := connection.scalar(last)) is not None:
+                        found[user_id] = second
         return found
 
     def rows_of(
@@ -154,8 +190,7 @@ class EventLog(Log):
                    ("user_id", "item_id", "kind", "time", "value", "context")]  # fmt: skip
         found: list[tuple[str, str, str, int, float | None, str]] = []
         with self._database.naming_it(), self._database.engine.connect() as connection:
-            for start in range(0, len(user_ids), _IDS_PER_QUERY):
-                part = user_ids[start : start + _IDS_PER_QUERY]
+            for part in _parts(user_ids):
                 query = select(*columns).where(
                     _EVENTS.c.user_id.in_(part), _EVENTS.c.time >= int(since)
                 )
@@ -165,8 +200,7 @@ class EventLog(Log):
     def users_who_clicked(self, item_ids: Sequence[str]) -> list[str]:
         """Users with clicks on any of the items."""
         found: set[str] = set()
-        for start in range(0, len(item_ids), _IDS_PER_QUERY):
-            part = item_ids[start : start + _IDS_PER_QUERY]
+        for part in _parts(item_ids):
             query = select(_EVENTS.c.user_id).where(
                 _EVENTS.c.item_id.in_(part), _EVENTS.c.kind == CLICK
             )
@@ -217,6 +251,10 @@ class EventLog(Log):
     def _read(self, query: Any) -> list[LoggedEvent]:
         with self._database.naming_it(), self._database.engine.connect() as connection:
             return [_from_row(row) for row in connection.execute(query)]
+
+
+def _parts(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + _IDS_PER_QUERY] for start in range(0, len(ids), _IDS_PER_QUERY)]
 
 
 def _to_row(one: Event, received: float) -> dict[str, Any]:

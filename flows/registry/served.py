@@ -11,7 +11,12 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from flows.runtime.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
+from flows.runtime.settings import (
+    CODEBOOK_MODEL_TAG,
+    CODEBOOK_TAG,
+    ENCODER_MODEL_TAG,
+    MODEL_NAME,
+)
 from hymirec.errors import UsageError
 from hymirec.home import Home
 
@@ -64,8 +69,9 @@ def served_versions(home: Home, alias: str = "") -> list[ServedVersion]:
     found: dict[str, ServedVersion] = {}
     for number in sorted(map(int, numbers), reverse=True):
         version = client.get_model_version(MODEL_NAME, str(number))
-        if version.tags["codebook_id"] not in found:
-            found[version.tags["codebook_id"]] = _with_parts(client, version)
+        if version.tags.get(CODEBOOK_TAG) not in found:
+            served = _with_parts(client, version)
+            found[served.codebook_id] = served
     return list(found.values())
 
 
@@ -79,7 +85,7 @@ def fetch_model(client: mlflow.MlflowClient, version: ModelVersion) -> Path:
 
 
 def _with_parts(client: mlflow.MlflowClient, version: ModelVersion) -> ServedVersion:
-    if not {ENCODER_MODEL_TAG, CODEBOOK_MODEL_TAG} <= version.tags.keys():
+    if not {CODEBOOK_TAG, ENCODER_MODEL_TAG, CODEBOOK_MODEL_TAG} <= version.tags.keys():
         raise UsageError(
             f"version {version.version} of {MODEL_NAME} does not say which encoder it was made "
             "with: run `hymirec pipeline` again to register one that does"
@@ -87,7 +93,7 @@ def _with_parts(client: mlflow.MlflowClient, version: ModelVersion) -> ServedVer
     codebook = version.tags[CODEBOOK_MODEL_TAG]
     return ServedVersion(
         version,
-        version.tags["codebook_id"],
+        version.tags[CODEBOOK_TAG],
         fetch_model(client, version) / "artifacts" / "package",
         _fetch(client, version.tags[ENCODER_MODEL_TAG]),
         _fetch(client, codebook),

@@ -95,7 +95,8 @@ def _take(path: Path) -> IO[str] | None:
 
 
 def _owner(path: Path) -> str:
-    if path in _held:
-        return _held[path]
-    # Between locking and signing, and between unsigning and unlocking, the file is empty.
-    return path.read_text() or "a process that is just beginning or ending"
+    with _holding:
+        if path in _held:
+            return _held[path]
+        # Between locking and signing, and between unsigning and unlocking, the file is empty.
+        return path.read_text() or "a process that is just beginning or ending"

@@ -92,13 +92,15 @@ def publish_codes(
         each_shard: has histories built, and rows written where machines share the store.
     """
     interactions = data.read().interactions
-    now = datetime.now(UTC)
-    item_ids, codes = _with_publications(home, item_ids, codes, codebook_id)
     with alone_in(home, STORES, wait_seconds=FOREVER):
+        now = datetime.now(UTC)
+        published = publications(home.catalogue / codebook_id)
+        item_ids, codes = _with_publications(item_ids, codes, published)
         note_published_data(home, codebook_id, "")
         publication.publish(home, codebook_id, data.interactions, item_ids, codes, now, each_shard)
         note_published_data(home, codebook_id, data.digest)
         publish_statistics(home, interactions, codebook_id)
+    _bring_again(home, codebook_id, published)
     log.info(
         "publish: %d items and %d histories online, codebook %s",
         len(item_ids), interactions[USER_ID].nunique(), codebook_id,
@@ -106,15 +108,26 @@ def publish_codes(
 
 
 def _with_publications(
-    home: Home, item_ids: Sequence[str], codes: NDArray[np.uint8], codebook_id: str
+    item_ids: Sequence[str], codes: NDArray[np.uint8], published: Sequence[Path]
 ) -> tuple[list[str], NDArray[np.uint8]]:
     """Items and codes with those of items that were published since, which win."""
-    additions = read(publications(home.catalogue / codebook_id))
+    additions = read(published)
     if additions is None:
         return list(item_ids), codes
     by_id = dict(zip(item_ids, codes, strict=True))
     by_id |= zip(additions.item_ids, additions.codes, strict=True)
     return list(by_id), np.stack(list(by_id.values()))
+
+
+def _bring_again(home: Home, codebook_id: str, published: Sequence[Path]) -> None:
+    """Bring items online that were published meanwhile: their codes may have been written over."""
+    from flows.catalogue.items import bring_online, publishing  # as in `publish_served`
+
+    with publishing(home):
+        there = publications(home.catalogue / codebook_id)
+        additions = read([path for path in there if path not in published])
+        if additions is not None:
+            bring_online(home, codebook_id, additions)
 
 
 def publish_statistics(home: Home, interactions: pd.DataFrame, codebook_id: str) -> None:

@@ -305,10 +305,18 @@ def check(values: dict[str, Any], source: str) -> Experiment:
     return validate(Experiment, values, source)
 
 
+ALWAYS_WRITTEN = ("primary", "minimum_lift")
+"""What an owner is told to change, so that it is there to be changed."""
+
+
 def to_yaml(experiment: Experiment) -> str:
-    """The experiment as a document that `parse` reads."""
+    """The experiment as a document that `parse` reads, written as an owner would."""
     values = experiment.model_dump(exclude_none=True, exclude_defaults=True)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    values |= experiment.model_dump(include=set(ALWAYS_WRITTEN))
+    in_order = {name: values[name] for name in Experiment.model_fields if name in values}
+    return yaml.safe_dump(
+        in_order, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000
+    )
 
 
 def _metric(name: str) -> Metric:

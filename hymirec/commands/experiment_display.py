@@ -19,8 +19,8 @@ _COLUMNS = ("", "metric", "variant", "control", "treatment", "lift", "interval",
 def show_readout(stored: StoredExperiment, found: dict[str, Any]) -> None:
     """What is known of an experiment, as tables."""
     out.print(
-        f"[bold]{stored.name}[/] {stored.state} at {found['share']:.4g} of its traffic, read out "
-        f"{minute(found['time'])} UTC", soft_wrap=True,
+        f"[bold]{stored.name}[/] is {stored.state.replace('_', ' ')}; read out "
+        f"{minute(found['time'])} UTC at {found['share']:.4g} of its traffic", soft_wrap=True,
     )  # fmt: skip
     for what, one in (("assigned", found["assigned"]), ("shown lists", found["exposed"])):
         counts = ", ".join(f"{name} {count}" for name, count in one["counts"].items())

@@ -10,8 +10,8 @@ import publishing
 import pytest
 
 from features import offline, online, publication, updates
-from features.logs.event_log import Event
-from features.updates import EventConsumer, with_clicks
+from features.logs.event_log import Event, EventLog
+from features.updates import EventConsumer, HistoryUpdater, with_clicks
 from hymirec.history import History
 from hymirec.home import Home
 
@@ -294,6 +294,37 @@ def test_a_full_row_split_within_a_second_stays_as_it_is(monkeypatch):
     row = with_clicks(history(), new, CODES)
     assert events_of(row) == [("i3", 7), ("i4", 7), ("i5", 7)]
     assert with_clicks(row, new, CODES) is row
+
+
+def test_a_row_of_somebody_who_clicks_without_end_is_what_all_clicks_make(home, monkeypatch):
+    monkeypatch.setattr(updates, "MAX_EVENTS", 4)
+    rng, consumer, read = np.random.default_rng(0), EventConsumer(home), []
+    updaters = [HistoryUpdater(consumer.event_log, one) for one in (CODEBOOK, NEXT)]
+    writer = online.FeatureWriter(home, CODEBOOK)
+    lost = offline.packed_histories({"u1": history(("i1", 1))}, datetime.now(UTC))
+    clicks_of = EventLog.clicks_of
+
+    def counted(self, user_ids, since=None):
+        found = clicks_of(self, user_ids, since)
+        read.append(len(found["u1"]))
+        return found
+
+    for number in range(40):
+        if number % 10 == 9:  # the row is lost
+            writer.write_history_rows(lost.assign(history=[b"HMH1 of long ago"]))
+        consumer.event_log.append(
+            [
+                # In time, late or long past, some of an item without a code.
+                Event(f"{number}-{n}", "u1", f"i{rng.integers(18, 23)}", "click",
+                      1000 + 10 * number - int(rng.choice([0, 0, 1, 30, 300])))
+                for n in range(rng.integers(1, 3))
+            ]
+        )  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(EventLog, "clicks_of", counted)
+            consumer.catch_up()
+        assert [one.update(["u1"]) for one in updaters] == [0, 0]
+    assert np.median(read[-20:]) < 15
 
 
 def test_a_consumer_outlives_what_nobody_thought_of(home, monkeypatch, caplog):

@@ -223,10 +223,13 @@ def test_a_declaration_is_checked_created_started_ramped_and_concluded(client, s
     fields = {"seal": seal_in(page), "text": TEXT.replace("\n", "\r\n")}
     page = client.post("/console/experiments/new", data=fields | {"do": "check"})
     assert "It can be created" in page.text
-    assert "nothing has been served yet" in page.text
+    assert "Nothing has been served yet" in page.text
     assert store.all() == []
     answer = client.post("/console/experiments/new", data=fields | {"do": "create"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/experiments/longer")
+    assert "Nothing has been served yet" in client.get("/console/experiments/longer").text
+    page = client.post("/console/experiments/new", data=fields | {"do": "check"})
+    assert "is there already (draft, never started)" in page.text
     for action, state in (("start", "running"), ("ramp", "running"), ("pause", "paused"),
                           ("resume", "running")):  # fmt: skip
         assert act(client, "longer", action).status_code == 303
@@ -235,6 +238,7 @@ def test_a_declaration_is_checked_created_started_ramped_and_concluded(client, s
     page = act(client, "longer", "conclude", winner="nobody")
     assert act(client, "longer", "conclude", winner="new", promote="yes").status_code == 303
     assert (store.get("longer").state, store.get("longer").winner) == ("concluded", "new")
+    assert "<dd>new, version 2</dd>" in client.get("/console/experiments/longer").text
     assert {one.actor for one in store.history("longer")} == {store.history("longer")[0].actor}
     assert store.history("longer")[0].actor.endswith("(console)")
     assert client.get("/console/experiments/longer/kill").status_code == 404

@@ -58,7 +58,7 @@ def test_clicks_of_users_are_in_order_of_time(log):
     log.append([click(3), click(1), click(2, when=1003, item="i9"), click(5, user="u2")])
     log.append([Event("p", "u1", "i1", "impression", 1)])
     found = log.clicks_of(["u1", "u3"])
-    assert [one.event_id for one in found["u1"]] == ["e1", "e3", "e2"]
+    assert [one.position for one in found["u1"]] == [2, 1, 3]
     assert found["u3"] == []
     assert log.users() == ["u1", "u2"]
     assert log.users_who_clicked(["i9", "i2"]) == ["u1"]

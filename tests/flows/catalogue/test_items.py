@@ -65,6 +65,17 @@ def test_without_a_registry_nothing_is_served_and_none_is_made(tmp_path):
     assert not home.root.exists()
 
 
+def test_a_version_that_others_registered_is_refused_in_a_line(monkeypatch):
+    client = SimpleNamespace(
+        get_registered_model=lambda name: SimpleNamespace(aliases={"champion": "3"}),
+        get_model_version=lambda name, number: SimpleNamespace(version=number, tags={}),
+    )
+    monkeypatch.setattr("mlflow.MlflowClient", lambda *_: client)
+    home = SimpleNamespace(root="home", has_mlflow=True, mlflow_uri="")
+    with pytest.raises(UsageError, match="version 3 of hymirec does not say which encoder"):
+        served_versions(home)
+
+
 def test_an_error_of_the_coding_process_comes_back_in_one_line(tmp_path):
     AXES.save(tmp_path / "codebook.safetensors")
     with coding_process() as code, pytest.raises(UsageError, match="the encoder is not there"):

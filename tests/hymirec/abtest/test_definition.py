@@ -8,6 +8,8 @@ from hymirec.errors import UsageError
 def test_a_document_and_its_experiment_say_the_same(declared):
     experiment = parse(yaml.safe_dump(declared), "one.yaml")
     assert parse(to_yaml(experiment), "again") == experiment
+    assert "minimum_lift: 0.05\n" in to_yaml(experiment)  # there to be changed
+    assert "- {name: longer, model: 8}\n" in to_yaml(experiment)
     assert experiment.control.name == "control"
     assert [one.name for one in experiment.treatments] == ["longer"]
     assert experiment.weights == [0.5, 0.5]

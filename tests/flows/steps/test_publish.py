@@ -1,0 +1,37 @@
+"""What is published under a codebook while another publication runs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from flows.steps import publish as module
+from hymirec.additions import Additions, publish
+from hymirec.home import Home
+
+
+def published(home, item, code):
+    vectors, codes = np.ones((1, 2), np.float32), np.array([[code]], np.uint8)
+    publish(home.catalogue / "c0ffee", Additions([item], [item], [item], vectors, codes, []))
+
+
+def test_an_item_that_changes_while_histories_are_written_keeps_its_new_code(tmp_path, monkeypatch):
+    home, written, again = Home.at(tmp_path).create(), [], []
+    published(home, "b", 7)
+
+    def meanwhile(home, codebook_id, interactions, item_ids, codes, *_):
+        written.append((item_ids, codes.ravel().tolist()))
+        published(home, "a", 8)
+
+    def brought(home, codebook_id, additions):
+        again.append((additions.item_ids, additions.codes.ravel().tolist()))
+
+    monkeypatch.setattr(module.publication, "publish", meanwhile)
+    for name in ("publish_statistics", "note_published_data"):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr("flows.catalogue.items.bring_online", brought)
+    table = SimpleNamespace(interactions=pd.DataFrame({"user_id": ["u"]}))
+    data = SimpleNamespace(read=lambda: table, interactions=tmp_path, digest="d")
+    module.publish_codes(home, data, ["a"], np.array([[1]], np.uint8), "c0ffee")
+    assert written == [(["a", "b"], [1, 7])]
+    assert again == [(["a"], [8])]
