@@ -189,8 +189,9 @@ def read_out_running(home: Home, names: Sequence[str] = (), *, act: bool = True)
         try:
             found.append(read_out_experiment(home, name, act=act))
         except Exception as error:  # whatever it is, the others' guardrails must not wait for it
-            log.warning("experiment %s cannot be read out: %s", name, error)
             failed.append(error)
+            if len(names) != 1:
+                log.warning("experiment %s cannot be read out: %s", name, error)
     if failed:
         raise failed[0]
     return found

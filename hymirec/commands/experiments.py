@@ -89,7 +89,7 @@ def create(
                 "ramp": _steps(ramp),
                 "horizon": {"days": days},
             },
-            "--name",
+            "the declaration",
         )  # fmt: skip
     place = configured(home).create()
     from features.logs.experiments import ExperimentStore
