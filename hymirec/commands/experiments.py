@@ -110,11 +110,9 @@ def create(
 @app.command()
 def example() -> None:
     """Print a declaration to begin with."""
-    import hymirec.abtest.definition as definition
+    from hymirec.abtest import definition
 
-    text = definition.__doc__ or ""
-    lines = text.splitlines()[2:]
-    print("\n".join(line.removeprefix("    ") for line in lines).strip())
+    print(definition.example(), end="")
 
 
 @app.command()
