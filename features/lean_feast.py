@@ -20,7 +20,6 @@ from typing import Any
 
 import typeguard
 
-
 _COUNTERS = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
 
 
