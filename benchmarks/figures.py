@@ -93,6 +93,12 @@ def _best(result: Result, model: str, whose: str) -> str:
     )  # fmt: skip
 
 
+def _slowest(result: Result) -> str:
+    known = {name: seconds for name, seconds in result["recoveries"].items() if seconds}
+    name, seconds = max(known.items(), key=lambda one: one[1])
+    return f"{seconds:g} s ({name})"
+
+
 BENCHMARKS = (
     Benchmark(
         "dmil",
@@ -234,16 +240,48 @@ BENCHMARKS = (
         ),
     ),
     Benchmark("parts", (Figure("each part against the measure it is there for", _parts),)),
+    Benchmark(
+        "freshness",
+        (
+            Figure("from a click's acknowledgement to an answer that knows it, median and longest",
+                   lambda r: f"{r['seen_after_p50_ms']:g} and {r['seen_after_max_ms']:g} ms",
+                   lambda r: f"one answer: {r['request_p50_ms']:g} ms"),
+        ),
+    ),
+    Benchmark(
+        "kill_steps",
+        (
+            Figure("digests that differ after the pipeline was killed and went on",
+                   lambda r: f"{len(r['differing'])} of {r['compared']}",
+                   lambda r: f"killed at {len(r['killed_at'])} points", "0"),
+        ),
+        has_quick=False,
+    ),
+    Benchmark(
+        "chaos",
+        (
+            Figure("events acknowledged on a hostile day: lost and doubled",
+                   lambda r: f"{r['lost']} and {r['doubled']} of {r['events_acknowledged']:,}",
+                   lambda r: f"{len(r['recoveries'])} injuries in {r['minutes']:g} minutes",
+                   "0 and 0"),
+            Figure("users moved between variants, answers of a wrong version",
+                   lambda r: f"{r['moved_users']} and {r['wrong_version']}", goal="0 and 0"),
+            Figure("requests that failed", lambda r: f"{r['failed']} of {r['requests']:,}"),
+            Figure("longest recovery", _slowest),
+        ),
+    ),
+    Benchmark(
+        "unattended",
+        (
+            Figure("the champion and what answers, after users changed and nobody looked",
+                   lambda r: f"versions {r['champion']} and {r['answering']}", "1 before"),
+            Figure("trainings asked for while nothing had changed",
+                   lambda r: f"{r['retrains_while_quiet']}", goal="0"),
+        ),
+        has_quick=False,
+    ),
 )  # fmt: skip
 """In the order they are run: the short ones first."""
-
-ELSEWHERE = {
-    "freshness": "asks a running server: from a click's acknowledgement to the answer that has it",
-    "kill_steps": "kills the pipeline at each of its steps: equal or not, not how fast",
-    "unattended": "starts all services and breaks them, for half an hour",
-    "chaos": "a hostile day: everything at once, and what kills it",
-}
-"""Benchmarks that this does not run, and why."""
 
 HEAD = (
     "# Performance\n\n"

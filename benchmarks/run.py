@@ -1,6 +1,6 @@
 """Runs the benchmarks one after the other, keeps what they print, and writes docs/performance.md.
 
-    python benchmarks/run.py                 all that need no data, in full
+    python benchmarks/run.py                 all of them, in full (two to three hours)
     python benchmarks/run.py --quick         the same, small
     python benchmarks/run.py dmil features   some of them
     python benchmarks/run.py --table         only the page, from the results there are

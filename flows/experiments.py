@@ -25,7 +25,7 @@ from flows.registry.lifecycle import conclude
 from flows.runtime.notify import HOOKS, notify
 from hymirec.abtest.decisions import PERSON, Decision, decide
 from hymirec.abtest.readout import Readout
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import UsageError
 from hymirec.home import Home
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def read_out_experiment(
             asks = PERSON in decision.reason and not (before and PERSON in before[0].reason)
             readings.append(readout, decision)
             _track(home, stored, readout, decision)
-    log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
+            log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
     return ReadOut(stored, readout, decision, asks)
 
 
@@ -184,17 +184,19 @@ def read_out_running(home: Home, names: Sequence[str] = (), *, act: bool = True)
     """Read out experiments, by default all that run; one that cannot be read stops no other.
 
     Raises:
-        HymirecError: of the first that could not be read, when the others have been.
+        Exception: of the first that could not be read, when the others have been.
     """
+    failed: list[Exception] = []
     with closing(ExperimentStore(home)) as store:
         running = [one.name for one in store.active() if one.state == "running"]
-    found, failed = [], []
+    found = []
     for name in names or running:
         try:
             found.append(read_out_experiment(home, name, act=act))
-        except HymirecError as error:
-            log.warning("experiment %s cannot be read out: %s", name, error)
+        except Exception as error:  # whatever it is, the others' guardrails must not wait for it
             failed.append(error)
+            if len(names) != 1:
+                log.warning("experiment %s cannot be read out: %s", name, error)
     if failed:
         raise failed[0]
     return found

@@ -13,7 +13,6 @@ import math
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version as installed
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -26,6 +25,7 @@ from starlette.exceptions import HTTPException
 from features.logs.audit_log import AuditLog, alias_subject
 from features.logs.lag import LagLimit
 from features.updates import EventConsumer
+from hymirec import __version__
 from hymirec.errors import HymirecError
 from hymirec.home import Home
 from serving import answering
@@ -184,7 +184,7 @@ class Gateway:
             feature_age_seconds=self.metrics.feature_age,
             switches=fleet.switches,
             versions=versions,
-            hymirec=installed("hymirec"),
+            hymirec=__version__,
         )
 
 
@@ -219,7 +219,7 @@ def create_app(
             console.close()
 
     app = FastAPI(
-        title="HyMiRec", version=installed("hymirec"), lifespan=lifespan,
+        title="HyMiRec", version=__version__, lifespan=lifespan,
         description="Recommendations from long histories, with several interests per user.",
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,

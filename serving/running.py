@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -71,6 +72,9 @@ def _listen(app: FastAPI, host: str, port: int, on_start: Callable[[], None]) ->
             asyncio.get_running_loop().add_signal_handler(sign, stop)
         # Here and not in the server, which would print a traceback where no version comes up.
         async with app.router.lifespan_context(app):
+            # What is loaded now stays: the collector need not walk through it amid requests.
+            gc.collect()
+            gc.freeze()
             await server.serve()
 
     with (

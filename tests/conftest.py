@@ -1,5 +1,6 @@
 """How the tests share the machine."""
 
+import gc
 import os
 
 import pytest
@@ -24,9 +25,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 END_TO_END = "tests/end_to_end"
 
 
+def pytest_collection_finish() -> None:
+    """Look no more at what was imported: every training collects garbage, seconds among so much."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Of several workers, one takes a whole file, and one all that shares the pipeline's run."""
+    # By name, not the files with most tests first: what shares the run is long, and would end last.
+    config.option.loadscopereorder = False
     return ByWhatIsShared(config, log)
 
 

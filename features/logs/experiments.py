@@ -192,17 +192,7 @@ class ExperimentStore(Log):
         """
         name = experiment.name
         with self.log.moving():
-            before = next((one for one in self.all() if one.name == name), None)
-            if before is not None and before.started is not None:
-                raise UsageError(
-                    f"an experiment was called {name!r} before: choose another name, "
-                    "it decides who gets which variant"
-                )
-            if before is not None and not replace_draft:
-                raise UsageError(
-                    f"{name!r} is there already ({before.state}, never started): choose another "
-                    "name, or change it: `hymirec experiment create --replace`, or its page"
-                )
+            before = self.refuse_used(name, replace_draft=replace_draft)
             values = {
                 "name": name,
                 "definition": experiment.model_dump_json(),
@@ -224,6 +214,25 @@ class ExperimentStore(Log):
                 evidence={"definition": experiment.model_dump()},
             )  # fmt: skip
         return self.get(name)
+
+    def refuse_used(self, name: str, *, replace_draft: bool = False) -> StoredExperiment | None:
+        """What `create` refuses of a name; returns the draft whose place would be taken.
+
+        Raises:
+            UsageError: as `create`.
+        """
+        before = next((one for one in self.all() if one.name == name), None)
+        if before is not None and before.started is not None:
+            raise UsageError(
+                f"an experiment was called {name!r} before: choose another name, "
+                "it decides who gets which variant"
+            )
+        if before is not None and not replace_draft:
+            raise UsageError(
+                f"{name!r} is there already ({before.state}, never started): choose another "
+                "name, or change it: `hymirec experiment create --replace`, or its page"
+            )
+        return before
 
     def start(
         self, name: str, versions: Mapping[str, int], *, reason: str = "", actor: str = ""

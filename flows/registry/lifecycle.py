@@ -135,7 +135,10 @@ def _passage(aliases: Aliases, version: str, champion: str, judge: Judge) -> dic
     """The verdict by which a version may take the champion's place."""
     entry = aliases.verdict_on(version, champion)
     if entry is None:
-        log.info("gate: version %s has not been compared with version %s yet", version, champion)
+        log.info(
+            "gate: version %s has not been compared with version %s yet; doing so now, in a minute "
+            "or two", version, champion,
+        )  # fmt: skip
         try:
             judge(aliases.home, version, "--judge")
         except HymirecError as error:
@@ -147,5 +150,6 @@ def _passage(aliases: Aliases, version: str, champion: str, judge: Judge) -> dic
         raise GateError(
             f"version {version} has not passed the gate beside version {champion}: {entry.reason}"
         )
+    log.info("gate: version %s beside version %s %s", version, champion, entry.reason)
     names = ("verdict", "gate", "compared_with", "run", "report", "data")
     return {name: entry.evidence[name] for name in names if name in entry.evidence}

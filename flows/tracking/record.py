@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 
 from flows.runtime.settings import EXPERIMENT
 from flows.steps.results import StepResult, run_step
+from hymirec import __version__
 from hymirec.home import Home
 from hymirec.training import LogMetrics
 
@@ -78,7 +78,7 @@ def source_commit() -> str:
             return _output([*git, "rev-parse", "HEAD"]) + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError) as error:
         log.debug("no git commit to tell: %s", error)  # no git, or no checkout
-    return f"version {version('hymirec')}"
+    return f"version {__version__}"
 
 
 def _output(command: list[str]) -> str:

@@ -189,7 +189,10 @@ def _foretell(
     parts = first.aggregates, second.aggregates
     both = parts[0] + parts[1]
     spread = both.var(metric.before)
+    own = both.ratio_var(metric.numerator, metric.denominator or None)
     plain = first, second, 0.0
+    if not own > 0:
+        return *plain, "every user has the same value: have events been sent?"
     if not spread > 0 or math.isnan(first.value) or math.isnan(second.value):
         return *plain, "CUPED not used: nothing is known of the users from before"
     gap = parts[1].mean(metric.before) - parts[0].mean(metric.before)
@@ -199,7 +202,7 @@ def _foretell(
         return *plain, f"CUPED not used: users differed before the experiment (p {differ:.1g})"
     shared = both.ratio_cov(metric.numerator, metric.denominator or None, metric.before, None)
     coefficient = shared / spread
-    explained = coefficient * shared / both.ratio_var(metric.numerator, metric.denominator or None)
+    explained = coefficient * shared / own
     if not explained >= MIN_FORETOLD:
         return *plain, f"CUPED not used: it would explain {explained:.1%} of the variance"
     mean = both.mean(metric.before)

@@ -20,10 +20,12 @@ horizon: {days: 28}
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -48,7 +50,15 @@ def _as_text(value: Any) -> Any:
 
 
 Text = Annotated[str, Field(min_length=1), BeforeValidator(_as_text)]
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+def _small(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", value):
+        raise ValueError("up to 63 small letters, digits and hyphens, no hyphen first")
+    return value
+
+
+Slug = Annotated[str, AfterValidator(_small)]
 
 
 class _Declared(BaseModel):
@@ -310,10 +320,18 @@ def check(values: dict[str, Any], source: str) -> Experiment:
     return validate(Experiment, values, source)
 
 
+ALWAYS_WRITTEN = ("primary", "minimum_lift")
+"""What an owner is told to change, so that it is there to be changed."""
+
+
 def to_yaml(experiment: Experiment) -> str:
-    """The experiment as a document that `parse` reads."""
+    """The experiment as a document that `parse` reads, written as an owner would."""
     values = experiment.model_dump(exclude_none=True, exclude_defaults=True)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    values |= experiment.model_dump(include=set(ALWAYS_WRITTEN))
+    in_order = {name: values[name] for name in Experiment.model_fields if name in values}
+    return yaml.safe_dump(
+        in_order, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000
+    )
 
 
 def _metric(name: str) -> Metric:

@@ -29,7 +29,9 @@ class Plan:
 
     def needs(self, experiment: Experiment) -> str:
         """In a line, what it takes to see the effect that the experiment looks for."""
-        days = f", about {self.days:.1f} days" if self.days else ""
+        days = ""
+        if self.days:
+            days = f", about {self.days:.1f} days" if self.days >= 1 else ", less than a day"
         return (
             f"to see {experiment.minimum_lift:.1%} in {experiment.primary} it needs "
             f"{self.users_per_variant} users of each variant{days}"

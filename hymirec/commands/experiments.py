@@ -16,7 +16,7 @@ from rich.table import Table
 from hymirec.commands.experiment_display import minute, show_readout
 from hymirec.commands.options import HomeOption, JsonOption, configured
 from hymirec.display import out, show_wide
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import UsageError
 from hymirec.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def create(
     ramp: Annotated[
         str, typer.Option(help="Steps: share of the traffic and users of each variant before next.")
     ] = "0.01:100,0.1:500,0.5:2000,1:5000",
+    minimum_lift: Annotated[float, typer.Option(help="Relative difference worth finding.")] = 0.05,
     days: Annotated[float, typer.Option(help="Horizon.", min=0.01)] = 28,
     replace: Annotated[
         bool, typer.Option("--replace", help="In place of the draft of that name.")
@@ -79,6 +80,7 @@ def create(
                      else treatment},
                 ],
                 "primary": primary,
+                "minimum_lift": minimum_lift,
                 "traffic": {"layer": layer} | _slice(traffic),
                 "guardrails": [
                     {"metric": "error_rate", "absolute": 0.01},
@@ -87,7 +89,7 @@ def create(
                 "ramp": _steps(ramp),
                 "horizon": {"days": days},
             },
-            "--name",
+            "the declaration",
         )  # fmt: skip
     place = configured(home).create()
     from features.logs.experiments import ExperimentStore
@@ -123,11 +125,11 @@ def start(
     """Let the first step of a draft begin, or a paused experiment go on."""
     place, store = _store(home)
     if store.get(name).state == "paused":
-        stored = store.resume(name, reason=reason)
-    else:
-        from flows.registry.lifecycle import start as begin
+        _say(store.resume(name, reason=reason), as_json)
+        return
+    from flows.registry.lifecycle import start as begin
 
-        stored = begin(place, name, reason=reason)
+    stored = begin(place, name, reason=reason)
     _say(stored, as_json=False)
     out.print(
         "a gateway shows the variants as soon as it has their versions ready; until the first "
@@ -178,7 +180,7 @@ def kill(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """The kill switch: everybody gets the champion within a second."""
+    """The kill switch: everybody gets the champion within a second, and it ends for good."""
     if bool(name) == everything:
         raise UsageError("kill either one NAME or --all")
     _, store = _store(home)
@@ -237,7 +239,7 @@ def conclude(
 @app.command()
 def readout(
     name: Annotated[str, typer.Argument(help="Of the experiment; all that run without.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what follows.")] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -266,13 +268,14 @@ def watch(
     place, _ = _store(home)
     from flows.experiments import read_out_running
 
+    out.print(f"reading out what runs, every {every:g} s; Ctrl-C stops it", soft_wrap=True)
     stop = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: stop.set())
     while not stop.is_set():
         try:
             read_out_running(place)
-        except HymirecError as error:
+        except Exception as error:  # whatever it is, guardrails go on being watched
             log.warning("%s", error)
         stop.wait(every)
 

@@ -182,7 +182,7 @@ def _steps(bottom: float, top: float) -> list[float]:
 
 
 def _times(start: float, end: float) -> list[tuple[float, str]]:
-    form = "%H:%M" if end - start < 86_400 else "%d %b"
+    form = "%H:%M:%S" if end - start < 600 else "%H:%M" if end - start < 86_400 else "%d %b"
     found = [start + share * (end - start) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     return [(time, datetime.fromtimestamp(time, UTC).strftime(form)) for time in found]
 

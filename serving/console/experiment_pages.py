@@ -41,6 +41,7 @@ def add_pages(router: APIRouter) -> None:
             experiment = parse(text, "the declaration")
             if replaces and experiment.name != replaces:
                 raise UsageError(f"name: this changes {replaces!r}; create another for another")
+            site.experiments.refuse_used(experiment.name, replace_draft=bool(replaces))
             versions = site.desk.resolve(experiment)
             if fields.get("do") == "create":
                 site.experiments.create(
@@ -59,7 +60,7 @@ def add_pages(router: APIRouter) -> None:
         names = ", ".join(one.name for one in site.experiments.active()) or "none"
         what = f"Everybody gets the champion within a second. These end for good: {names}."
         return site.page(
-            request, "confirm.html", word="Kill all", subject="all experiments", what=what,
+            request, "confirm.html", word="Kill all", subject="", what=what,
             problem="", action=f"{ROOT}/kill-all", back=f"{ROOT}/experiments", danger=True,
             winners=[], revision=None, reason="killed",
         )  # fmt: skip
@@ -162,6 +163,9 @@ def _confirm(
     if action == "conclude":
         versions = [(one.name, stored.versions[one.name]) for one in stored.experiment.variants]
         winners = [(name, number, site.desk.gate_says(number)) for name, number in versions]
+        readings = site.readings.of_experiment(stored.name, limit=1)
+        said = f"{readings[0].action}: {readings[0].reason}" if readings else "never"
+        what = f"{what} Last readout: {said}."
     address = f"{ROOT}/experiments/{stored.name}"
     return site.page(
         request, "confirm.html", status, word=word, subject=stored.name, what=what,
@@ -190,6 +194,7 @@ def _show(site: Site, request: Request, stored: StoredExperiment, *, is_live: bo
         decisions=readings[::-1][:DECISIONS_SHOWN],
         history=site.experiments.history(stored.name), declaration=to_yaml(stored.experiment),
         waits_for=waits_for if stored.state == "running" else [],
+        plan=views.plan(site.home, stored.experiment) if stored.state == "draft" else None,
     )  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def _steps(readings: Sequence[Reading]) -> list[Mark]:
     for one in readings:
         share = one.readout["share"]
         if share != before:
-            found.append(Mark(one.time, f"{share:.4g}"))
+            found.append(Mark(one.time, f"{100 * share:.3g} %"))
         before = share
     return found
 
@@ -144,7 +144,7 @@ def plan(home: Home, experiment: Experiment) -> Plan:
     finally:
         maker.close()
     if isinstance(found, str):
-        return Plan([found], [])
+        return Plan([_sentence(found)], [])
     lacks = found.shortfalls(experiment)
     return Plan([_sentence(found.needs(experiment))], [_sentence(one) for one in lacks])
 

@@ -223,6 +223,10 @@ def _span(ends: tuple[float | None, float | None]) -> str:
     return "no ends yet" if low is None or high is None else f"{low:+.4g} to {high:+.4g}"
 
 
+def _both(values: tuple[float, float] | None) -> str:
+    return "–" if values is None else f"{values[0]:.1f} and {values[1]:.1f}"
+
+
 def _seconds(value: float | None) -> str:
     """A length of time in the unit that suits it."""
     if value is None:
@@ -244,6 +248,7 @@ FILTERS: dict[str, Callable[[Any], str]] = {
     "number": _number,
     "interval": _interval,
     "span": _span,
+    "both": _both,
     "seconds": _seconds,
     "words": _words,
 }

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 HYMIREC = Path(sys.executable).parent / "hymirec"
 
@@ -62,21 +63,32 @@ def test_bad_rows_are_named_and_the_home_is_none_the_worse(hymirec, world, home,
     assert left == finished
 
 
-def test_an_interrupted_run_says_so_and_goes_on_where_it_stopped(hymirec, world, tmp_path, result):
-    command = [
-        "pipeline", "--data", str(world), "--recipe", "tiny", "--home", str(tmp_path / "home")
-    ]  # fmt: skip
+def interrupt(command, at):
+    """Run until a line begins so, and press Ctrl-C; what was said on standard error."""
     with subprocess.Popen([HYMIREC, *command], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         seen = []
         for line in process.stderr:
             seen.append(line)
-            if line.startswith("recommender: epoch 1/"):
+            if line.startswith(at):
                 process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     assert "Traceback" not in "".join(seen)
+    return seen
+
+
+def test_an_interrupted_run_says_so(world, tmp_path):
+    command = ["pipeline", "--data", world, "--recipe", "tiny", "--home", tmp_path / "home"]
+    seen = interrupt(map(str, command), at="validate:")
     assert seen[-1] == "error: interrupted: the same command goes on from here\n"
 
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_where_it_stopped(hymirec, world, tmp_path, result):
+    command = [
+        "pipeline", "--data", str(world), "--recipe", "tiny", "--home", str(tmp_path / "home")
+    ]  # fmt: skip
+    interrupt(command, at="recommender: epoch 1/")
     done = hymirec(*command, "--json")
     assert done.code == 0, done.stderr
     assert done.json["skipped"] == ["data", "validate", "encoder", "codebook", "publish"]

@@ -12,7 +12,7 @@ import requests
 from load import Load, report, until
 
 from benchmarks.hostile_day.servers import NotInstalledError, free_port, start_redis
-from benchmarks.serving import make_home
+from benchmarks.served_home import make_home
 from hymirec.home import Home
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,9 @@ from features.logs.event_log import Event, EventLog
 from features.logs.experiments import ExperimentStore
 from features.logs.exposures import Exposure, ExposureLog
 from features.logs.readings import ReadingLog
+from features.logs.readouts import ReadoutMaker
 from flows import experiments as module
-from flows.experiments import read_out_experiment
+from flows.experiments import read_out_experiment, read_out_running
 from flows.registry.aliases import Aliases
 from flows.registry.lifecycle import GateError, conclude, resolve_versions, start
 from hymirec.abtest.definition import Experiment
@@ -186,6 +187,24 @@ def test_a_failing_version_is_rolled_back(home, store):
     assert entry.evidence["guardrails"][0]["state"] == "broken"
     with pytest.raises(UsageError, match="is rolled back"):
         store.resume("longer")
+
+
+def test_one_that_cannot_be_read_keeps_no_guardrail_of_another_waiting(home, store, monkeypatch):
+    for name, begin in (("first", 0.0), ("longer", 0.5)):
+        store.create(declared(name=name, traffic={"begin": begin, "end": begin + 0.5}))
+        start(home, name)
+    traffic(home, errors=(0.0, 0.7), users=range(1200))
+    read = ReadoutMaker.read
+
+    def fail_once(self, stored, now):
+        if stored.name == "first":
+            raise ZeroDivisionError("float division by zero")
+        return read(self, stored, now)
+
+    monkeypatch.setattr(ReadoutMaker, "read", fail_once)
+    with pytest.raises(ZeroDivisionError):
+        read_out_running(home)
+    assert store.get("longer").state == "rolled_back"
 
 
 def test_a_dry_run_changes_nothing(home, store):

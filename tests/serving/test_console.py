@@ -223,10 +223,13 @@ def test_a_declaration_is_checked_created_started_ramped_and_concluded(client, s
     fields = {"seal": seal_in(page), "text": TEXT.replace("\n", "\r\n")}
     page = client.post("/console/experiments/new", data=fields | {"do": "check"})
     assert "It can be created" in page.text
-    assert "nothing has been served yet" in page.text
+    assert "Nothing has been served yet" in page.text
     assert store.all() == []
     answer = client.post("/console/experiments/new", data=fields | {"do": "create"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/experiments/longer")
+    assert "Nothing has been served yet" in client.get("/console/experiments/longer").text
+    page = client.post("/console/experiments/new", data=fields | {"do": "check"})
+    assert "is there already (draft, never started)" in page.text
     for action, state in (("start", "running"), ("ramp", "running"), ("pause", "paused"),
                           ("resume", "running")):  # fmt: skip
         assert act(client, "longer", action).status_code == 303
@@ -235,6 +238,7 @@ def test_a_declaration_is_checked_created_started_ramped_and_concluded(client, s
     page = act(client, "longer", "conclude", winner="nobody")
     assert act(client, "longer", "conclude", winner="new", promote="yes").status_code == 303
     assert (store.get("longer").state, store.get("longer").winner) == ("concluded", "new")
+    assert "<dd>new, version 2</dd>" in client.get("/console/experiments/longer").text
     assert {one.actor for one in store.history("longer")} == {store.history("longer")[0].actor}
     assert store.history("longer")[0].actor.endswith("(console)")
     assert client.get("/console/experiments/longer/kill").status_code == 404
@@ -245,6 +249,16 @@ def test_the_form_begins_with_a_version_that_is_there(client):
     assert "model: 2}" in text
     assert "Version 2 reads longer histories" in text
     assert "days: 28" in text
+
+
+def test_a_shadow_that_has_answered_nothing_yet_is_a_page(client, store):
+    no_guardrails = TEXT.replace("guardrails:\n  - {metric: error_rate, absolute: 0.05}\n", "")
+    store.create(parse(f"{no_guardrails}\nmode: shadow", "it"))
+    assert "needs no number of users" in client.get("/console/experiments/longer").text
+    act(client, "longer", "start")
+    page = client.get("/console/experiments/longer?now=1")
+    assert page.status_code == 200
+    assert "<dd>–; champion –</dd>" in page.text
 
 
 def test_a_draft_is_changed_until_it_starts(client, store):

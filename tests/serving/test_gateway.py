@@ -10,6 +10,7 @@ from mlflow.webhooks.delivery import _generate_hmac_signature
 
 from features.logs.audit_log import NOTICED, PROMOTION, AuditLog
 from features.logs.event_log import EventLog
+from hymirec import __version__
 from serving.gateway import MAX_BODY, create_app, without_paths
 from serving.hooks import ENV_SECRET
 from serving.metrics import STAGES
@@ -176,6 +177,8 @@ def test_several_are_answered_in_their_order(client):
 def test_version_tells_what_is_served(client):
     found = client.get("/version").json()
     assert found["model_version"] == "1"
+    assert found["hymirec"] == __version__
+    assert client.get("/openapi.json").json()["info"]["version"] == __version__
     assert found["feature_age_seconds"] is None
     (only,) = found["versions"]
     assert (only["role"], only["servers"], only["problem"]) == ("champion", 1, None)

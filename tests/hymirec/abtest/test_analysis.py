@@ -152,6 +152,14 @@ def test_nothing_is_said_of_few_users_or_of_nothing(some_users):
     assert (constant.p_value, constant.fixed, constant.lift) == (1.0, None, None)
 
 
+def test_nobody_has_clicked_since_it_began(some_users):
+    users = some_users(np.random.default_rng(6), 100).assign(clicks=0)
+    assert users.clicks_before.var() > 0
+    found = estimate(users, users, METRICS["click_through"], "new", alpha=0.05, planned=1000)
+    assert (found.control, found.treatment, found.p_value, found.foretold) == (0, 0, 1.0, 0.0)
+    assert "have events been sent?" in found.note
+
+
 @pytest.fixture
 def guarded(some_users):
     def judge(metric, *, relative=None, absolute=None, count=1000, **treatment):

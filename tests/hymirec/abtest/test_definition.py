@@ -8,6 +8,8 @@ from hymirec.errors import UsageError
 def test_a_document_and_its_experiment_say_the_same(declared):
     experiment = parse(yaml.safe_dump(declared), "one.yaml")
     assert parse(to_yaml(experiment), "again") == experiment
+    assert "minimum_lift: 0.05\n" in to_yaml(experiment)  # there to be changed
+    assert "- {name: longer, model: 8}\n" in to_yaml(experiment)
     assert experiment.control.name == "control"
     assert [one.name for one in experiment.treatments] == ["longer"]
     assert experiment.weights == [0.5, 0.5]
@@ -45,7 +47,7 @@ VARIANTS = [{"name": "control", "model": "champion"}, {"name": "longer", "model"
         ),
         ({"overrides": {"me": "older"}}, "override of user 'me': there is no variant 'older'"),
         ({"traffic": {"begin": 0.5, "end": 0.5}}, "traffic: from 0.5 to 0.5 there is nobody"),
-        ({"name": "Longer Histories"}, "name: String should match pattern"),
+        ({"name": "Longer Histories"}, "name: up to 63 small letters, digits"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"mode": "shadow", "variants": [*VARIANTS, {"name": "c", "model": 9}]}, "compares two"),
         (

@@ -20,6 +20,15 @@ def test_looking_all_the_time_costs_users():
     assert plan(0.1, 0.3, 0.05).days is None
 
 
+@pytest.mark.parametrize(
+    ("users_per_day", "ends"), [(None, "variant"), (100, " days"), (1e9, ", less than a day")]
+)
+def test_how_long_it_takes_is_said_as_far_as_it_is_known(an_experiment, users_per_day, ends):
+    needs = plan(0.1, 0.3, 0.05, users_per_day=users_per_day).needs(an_experiment())
+    assert needs.startswith("to see 5.0% in click_through it needs ")
+    assert needs.endswith(ends)
+
+
 def test_smaller_effects_and_more_power_need_more():
     base = plan(0.1, 0.3, 0.05).users_per_variant
     assert plan(0.1, 0.3, 0.1).users_per_variant == pytest.approx(base / 4, rel=0.01)
