@@ -293,6 +293,11 @@ class Experiment(_Declared):
         )
 
 
+def example() -> str:
+    """A declaration to begin with: the one above."""
+    return (__doc__ or "").partition("\n\n")[2]
+
+
 def parse(text: str, source: str) -> Experiment:
     """Read an experiment from YAML.
 

@@ -112,9 +112,9 @@ def create(
 @app.command()
 def example() -> None:
     """Print a declaration to begin with."""
-    import hymirec.abtest.definition as definition
+    from hymirec.abtest import definition
 
-    print((definition.__doc__ or "").partition("\n\n")[2].strip())
+    print(definition.example(), end="")
 
 
 @app.command()
