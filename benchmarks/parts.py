@@ -29,7 +29,7 @@ from hymirec.fitting import fit_encoder, fit_recommender, interest_measures
 from hymirec.inputs import IndexedHistory, index_interactions, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
-from hymirec.recipes import Recipe, get_recipe
+from hymirec.recipes import get_recipe
 from hymirec.schema import ITEM_ID, SOURCE_ROW, USER_ID
 from hymirec.splits import ColdItemSplit, LeaveLastSplit
 
@@ -65,7 +65,7 @@ class Stage:
     def __init__(self, seed: int, work: Path) -> None:
         """Train the first stage."""
         self.world = generate(WorldConfig.tiny(seed))
-        self.recipe = with_seed(get_recipe("tiny"), seed)
+        self.recipe = get_recipe("tiny").with_seed(seed)
         self.work = work
         self.first, _ = fit_encoder(
             self.world.dataset.items, LeaveLastSplit(histories_of(self.world)), self.recipe,
@@ -145,16 +145,6 @@ def histories_of(world: World) -> list[IndexedHistory]:
     """A world's histories, without codes."""
     index = number_items(world.dataset.items[ITEM_ID].tolist())
     return index_interactions(world.dataset.interactions, index)
-
-
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """The same recipe from another seed."""
-    return recipe.model_copy(
-        update={
-            name: getattr(recipe, name).model_copy(update={"seed": seed})
-            for name in ("first_training", "training")
-        }
-    )
 
 
 def compare(

@@ -5,16 +5,22 @@ PyTorch, for a conversion of answers that is not used here, and typeguard, which
 functions of Feast's definitions so that they check their arguments whenever they are called. Both
 are left out while Feast is imported, and only then. What starts a home's commands and servers
 comes through here, so nothing else in the repository imports `feast` before.
+
+Nor does the environment keep the folder for counters that Feast makes up, or every process started
+from here would keep its own there, which is gone when this one ends.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typeguard
+
+_COUNTERS = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
 
 
 def _unchecked(target: Any = None, **_: Any) -> Any:
@@ -26,6 +32,7 @@ def _unchecked(target: Any = None, **_: Any) -> Any:
 def _leaving_out_checks_and_torch() -> Iterator[None]:
     checked: Callable[..., Any] = typeguard.typechecked
     has_torch = "torch" in sys.modules
+    unset = [name for name in _COUNTERS if name not in os.environ]
     typeguard.typechecked = _unchecked
     if not has_torch:
         # Python refuses to import what is entered as None; Feast then does without.
@@ -34,6 +41,8 @@ def _leaving_out_checks_and_torch() -> Iterator[None]:
         yield
     finally:
         typeguard.typechecked = checked
+        for name in unset:
+            os.environ.pop(name, None)
         if not has_torch:
             del sys.modules["torch"]
 

@@ -27,7 +27,7 @@ from hymirec.errors import DataError
 from hymirec.inputs import seconds
 from hymirec.schema import ITEM_ID, TIMESTAMP, USER_ID
 
-_SECOND, _REPEAT = "second", "repeat"
+SECOND, _REPEAT = "second", "repeat"
 
 
 @dataclass(frozen=True)
@@ -70,22 +70,22 @@ def count_items(
     if counted_at.tzinfo is None:
         raise DataError(f"item statistics: time {counted_at} has no time zone")
     published = interactions[[USER_ID, ITEM_ID]].assign(
-        **{_SECOND: seconds(interactions[TIMESTAMP])}
+        **{SECOND: seconds(interactions[TIMESTAMP])}
     )
     logged = pd.DataFrame(
         [(click.user_id, click.item_id, click.time) for click in clicks],
-        columns=[USER_ID, ITEM_ID, _SECOND],
+        columns=[USER_ID, ITEM_ID, SECOND],
     )
-    events = _union(published, logged) if len(logged) else published
+    events = united(published, logged) if len(logged) else published
     if events.empty:
         raise DataError("item statistics: there are no events")
     by_item = events.groupby(ITEM_ID, sort=True)
     counted = by_item.agg(
         **{
-            POPULARITY: (_SECOND, "size"),
+            POPULARITY: (SECOND, "size"),
             NUM_USERS: (USER_ID, "nunique"),
-            FIRST_SEEN: (_SECOND, "min"),
-            LAST_SEEN: (_SECOND, "max"),
+            FIRST_SEEN: (SECOND, "min"),
+            LAST_SEEN: (SECOND, "max"),
         }
     ).reset_index()
     now = pd.Timestamp(counted_at).tz_convert("UTC")
@@ -103,10 +103,13 @@ def logged_clicks(event_log: EventLog) -> Iterator[Event]:
         position = events[-1].position
 
 
-def _union(published: pd.DataFrame, logged: pd.DataFrame) -> pd.DataFrame:
-    """Take the n-th event of a user, an item and a second once, whichever table has it."""
-    key = [USER_ID, ITEM_ID, _SECOND]
+def united(published: pd.DataFrame, logged: pd.DataFrame) -> pd.DataFrame:
+    """Take the n-th event of a user, an item and a second once, from the first table that has it.
+
+    So of each the larger of the two counts holds, as in histories (`features.updates.with_clicks`).
+    """
+    key = [USER_ID, ITEM_ID, SECOND]
     numbered = [
         part.assign(**{_REPEAT: part.groupby(key).cumcount()}) for part in (published, logged)
     ]
-    return pd.concat(numbered).drop_duplicates([*key, _REPEAT])
+    return pd.concat(numbered, ignore_index=True).drop_duplicates([*key, _REPEAT])

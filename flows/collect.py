@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from features.logs.event_log import Event, EventLog
-from features.statistics import logged_clicks
+from features.statistics import SECOND, logged_clicks, united
 from flows.registry.served import ServedVersion
 from hymirec.additions import Additions, publications, read
 from hymirec.datasets import Dataset, write
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 CONTENT = "content"
 """Column of published items' text where the data has no column of text."""
-_SECOND, _REPEAT = "second", "repeat"
 
 
 def collect(home: Home, served: ServedVersion) -> Path:
@@ -66,27 +65,23 @@ def with_clicks(
 ) -> pd.DataFrame:
     """Add clicks to canonical interactions.
 
-    Of a user, an item and a second the larger of the two counts holds, as in histories
-    (`features.updates.with_clicks`): data that holds some of the clicks already has them once.
+    Data that holds some of the clicks already has them once (`features.statistics.united`).
     """
     known = set(items[ITEM_ID])
     rows = [(one.user_id, one.item_id, one.time) for one in clicks]
-    logged = pd.DataFrame(rows, columns=[USER_ID, ITEM_ID, _SECOND])
+    logged = pd.DataFrame(rows, columns=[USER_ID, ITEM_ID, SECOND])
     unknown = ~logged[ITEM_ID].isin(known)
     if unknown.any():
         log.warning("retrain: %d clicks on items nobody knows are left out", unknown.sum())
         logged = logged[~unknown]
     if logged.empty:
         return interactions
-    logged = logged.assign(**{TIMESTAMP: pd.to_datetime(logged[_SECOND], unit="s", utc=True)})
+    logged = logged.assign(**{TIMESTAMP: pd.to_datetime(logged[SECOND], unit="s", utc=True)})
     logged[TIMESTAMP] = logged[TIMESTAMP].astype(interactions[TIMESTAMP].dtype)
     first = int(interactions[SOURCE_ROW].max()) + 1
     logged[SOURCE_ROW] = np.arange(first, first + len(logged))
-    stored = interactions.assign(**{_SECOND: seconds(interactions[TIMESTAMP])})
-    key = [USER_ID, ITEM_ID, _SECOND]
-    numbered = [part.assign(**{_REPEAT: part.groupby(key).cumcount()}) for part in (stored, logged)]
-    both = pd.concat(numbered, ignore_index=True).drop_duplicates([*key, _REPEAT])
-    return in_order(both[interactions.columns])
+    stored = interactions.assign(**{SECOND: seconds(interactions[TIMESTAMP])})
+    return in_order(united(stored, logged)[interactions.columns])
 
 
 def with_additions(items: pd.DataFrame, additions: Additions | None) -> pd.DataFrame:

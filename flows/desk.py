@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -27,16 +29,12 @@ class Desk:
 
     def versions(self) -> list[dict[str, Any]]:
         """See `describe_all`; the newest first."""
-        aliases = self._aliases()
-        try:
+        with self._aliases() as aliases:
             return describe_all(aliases)[::-1]
-        finally:
-            aliases.log.close()
 
     def version(self, name: str) -> dict[str, Any]:
         """See `describe`; with the version's `card` and its run's `params`."""
-        aliases = self._aliases()
-        try:
+        with self._aliases() as aliases:
             found = aliases.find(name)
             try:
                 params = dict(aliases.client.get_run(str(found.run_id)).data.params)
@@ -44,24 +42,16 @@ class Desk:
                 params = {}
             card = {"card": found.description or "", "params": params}
             return describe(aliases, found) | card
-        finally:
-            aliases.log.close()
 
     def history(self, *, version: str = "", limit: int = 20) -> list[Entry]:
         """See `Aliases.history`."""
-        aliases = self._aliases()
-        try:
+        with self._aliases() as aliases:
             return aliases.history(version=version, limit=limit)
-        finally:
-            aliases.log.close()
 
     def roll_back(self, *, reason: str, actor: str) -> Entry:
         """See `Aliases.rollback`."""
-        aliases = self._aliases()
-        try:
+        with self._aliases() as aliases:
             return aliases.rollback(reason, actor=actor)
-        finally:
-            aliases.log.close()
 
     def resolve(self, experiment: Experiment) -> dict[str, int]:
         """See `lifecycle.resolve_versions`."""
@@ -81,14 +71,11 @@ class Desk:
 
     def gate_says(self, version: int) -> str:
         """What the gate found of a version beside the present champion, in a line."""
-        aliases = self._aliases()
-        try:
+        with self._aliases() as aliases:
             champion = aliases.get(CHAMPION)
             if champion == str(version):
                 return "it is champion"
             found = aliases.verdict_on(str(version), champion)
-        finally:
-            aliases.log.close()
         if found is None:
             return f"the gate has not compared it with version {champion or 'none'} yet"
         word = {"pass": "passed", "fail": "failed"}.get(
@@ -98,9 +85,8 @@ class Desk:
 
     def monitoring(self) -> list[dict[str, Any]]:
         """The champion's series by metric, those that have points."""
-        aliases = self._aliases()
-        champion = aliases.get(CHAMPION)
-        aliases.log.close()
+        with self._aliases() as aliases:
+            champion = aliases.get(CHAMPION)
         series = Series.find(self.home, f"{MODEL_NAME}/{champion}")
         if series is None:
             return []
@@ -120,7 +106,8 @@ class Desk:
             )
         return found
 
-    def _aliases(self) -> Aliases:
-        found = Aliases(self.home)
-        found.notice()
-        return found
+    @contextmanager
+    def _aliases(self) -> Iterator[Aliases]:
+        with closing(Aliases(self.home)) as found:
+            found.notice()
+            yield found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,23 +92,26 @@ def read_out_experiment(
         UsageError: there is no such experiment, or it has not started.
         HymirecError: a log cannot be read or written.
     """
-    store = ExperimentStore(home, clock=clock)
-    stored = store.get(name)
-    if stored.started is None:
-        raise UsageError(f"{name} has not started: hymirec experiment start {name}")
-    readout = ReadoutMaker(home).read(stored, clock())
-    if stored.state != "running":
-        return ReadOut(stored, readout, Decision("hold", f"it is {stored.state}"))
-    decision = decide(stored.experiment, stored.progress, readout)
-    asks = False
-    if act:
-        stored, decision = _act(home, store, stored, decision)
-        readings = ReadingLog(home)
-        before = readings.of_experiment(name, limit=1)
-        asks = PERSON in decision.reason and not (before and PERSON in before[0].reason)
-        readings.append(readout, decision)
-        _track(home, stored, readout, decision)
-        log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
+    with (
+        closing(ExperimentStore(home, clock=clock)) as store,
+        closing(ReadoutMaker(home)) as maker,
+        closing(ReadingLog(home)) as readings,
+    ):
+        stored = store.get(name)
+        if stored.started is None:
+            raise UsageError(f"{name} has not started: hymirec experiment start {name}")
+        readout = maker.read(stored, clock())
+        if stored.state != "running":
+            return ReadOut(stored, readout, Decision("hold", f"it is {stored.state}"))
+        decision = decide(stored.experiment, stored.progress, readout)
+        asks = False
+        if act:
+            stored, decision = _act(home, store, stored, decision)
+            before = readings.of_experiment(name, limit=1)
+            asks = PERSON in decision.reason and not (before and PERSON in before[0].reason)
+            readings.append(readout, decision)
+            _track(home, stored, readout, decision)
+            log.info("experiment %s: %s: %s", name, decision.action, decision.reason)
     return ReadOut(stored, readout, decision, asks)
 
 
@@ -183,14 +187,16 @@ def read_out_running(home: Home, names: Sequence[str] = (), *, act: bool = True)
         Exception: of the first that could not be read, when the others have been.
     """
     failed: list[Exception] = []
-    running = [one.name for one in ExperimentStore(home).active() if one.state == "running"]
+    with closing(ExperimentStore(home)) as store:
+        running = [one.name for one in store.active() if one.state == "running"]
     found = []
     for name in names or running:
         try:
             found.append(read_out_experiment(home, name, act=act))
         except Exception as error:  # whatever it is, the others' guardrails must not wait for it
-            log.warning("experiment %s cannot be read out: %s", name, error)
             failed.append(error)
+            if len(names) != 1:
+                log.warning("experiment %s cannot be read out: %s", name, error)
     if failed:
         raise failed[0]
     return found

@@ -1,6 +1,6 @@
 """The data contract, written once: column names, id types, padding.
 
-Two kinds of item number exist and are never mixed. An `ItemId` is what the user's data calls an
+Two kinds of item number exist and are never mixed. An item id is what the user's data calls an
 item: a string from here on, also where the file holds integers. An `ItemIndex` is a row of the
 tables inside one model: 0 is padding, 1..N are the catalogue's items in the order of the items
 table.
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import NewType
 
-UserId = NewType("UserId", str)
-ItemId = NewType("ItemId", str)
 ItemIndex = NewType("ItemIndex", int)
 
 USER_ID = "user_id"

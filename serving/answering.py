@@ -86,7 +86,7 @@ class Answerer:
         seconds = noting - request.started
         answered = Answered(
             request.request_id, ask.user_id, query, route, answer,
-            as_routed=answer["degraded"] is None, seconds=seconds, teams=teams,
+            seconds=seconds, teams=teams,
         )  # fmt: skip
         try:
             await self.rollout.on_answer(answered)

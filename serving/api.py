@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -14,25 +13,12 @@ from pydantic import (
     model_validator,
 )
 
-from features.logs.events import EventIn, Id
+from features.logs.events import EventIn, Id, storable
 from hymirec.query import Query
 
 EVENTS_PER_REQUEST = 10_000
 USERS_PER_REQUEST = 256
 ServedBy = Literal["full", "recent_only", "popular"]
-
-
-def _storable(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("a NUL character cannot be part of an id")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("half a surrogate pair is no text") from error
-    return value
-
-
-UserId = Annotated[Id, AfterValidator(_storable)]
 
 
 AttributeValue = Annotated[str, StringConstraints(max_length=200)]
@@ -47,7 +33,7 @@ class Ask(Query):
         json_schema_extra={"examples": [{"user_id": "42", "k": 10, "explain": True}]}
     )
 
-    user_id: UserId | None = Field(
+    user_id: Id | None = Field(
         default=None,
         description="Without one, recent_items are needed, and tell what to go by; they may be "
         "empty.",
@@ -61,7 +47,7 @@ class Ask(Query):
     @field_validator("recent_items")
     @classmethod
     def _texts(cls, value: list[str]) -> list[str]:
-        return [_storable(item) for item in value]
+        return [storable(item) for item in value]
 
     @model_validator(mode="after")
     def _names_somebody(self) -> Self:

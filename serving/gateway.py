@@ -122,6 +122,7 @@ class Gateway:
                 for thread in threads:
                     await asyncio.to_thread(thread.join)
         self.audit.close()
+        self.consumer.event_log.close()
 
     async def answer(self, ask: Ask, request: Request) -> tuple[dict[str, Any], dict[str, float]]:
         """See `Answerer.answer`."""

@@ -60,8 +60,6 @@ class Answered:
         route: as it was given.
         answer: the answer's JSON values: `model_version`, `run_id`, `codebook_id`, `served_by`,
             `degraded`, `feature_age_seconds`, `recommendations` …
-        as_routed: whether the version of the route answered, undegraded; where it is false the
-            answer says nothing about a variant.
         seconds: since the request came in.
         teams: of a mixed list, which version picked each item, 0 the route's, 1 the one beside.
     """
@@ -71,7 +69,6 @@ class Answered:
     query: Query
     route: Route
     answer: Mapping[str, Any]
-    as_routed: bool
     seconds: float
     teams: Sequence[int] = ()
 

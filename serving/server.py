@@ -130,11 +130,11 @@ class ModelServer:
     """The model server of one version, bound to one address; a context manager."""
 
     def __init__(self, home: Home, name: str, version: int, *, host: str, port: int) -> None:
-        """Name what to serve; nothing starts yet. Port 0 takes a free one."""
+        """Name what to serve; nothing starts yet. Port 0 takes a free one as it starts."""
         self.registry = Registry(home, name)
         self.version = version
         self.host = host
-        self.port = port or free_port(host)
+        self.port = port
         self._process: ModelProcess | None = None
 
     @property
@@ -158,7 +158,7 @@ class ModelServer:
                 time; the message gives the last line of its log and where the log is.
         """
         process = ModelProcess(self.registry.home, host=self.host, port=self.port)
-        self._process = process
+        self._process, self.port = process, process.port
         try:
             process.serve(self.registry.fetch(self.version))
             self._wait_until_ready(process)

@@ -14,9 +14,8 @@ import psutil
 from hymirec.errors import HymirecError
 from hymirec.home import Home
 from serving.client import ask
-from serving.server import ModelServer
+from serving.server import LOOPBACK, ModelServer
 
-LOOPBACK = "127.0.0.1"
 K = 10
 STRANGER = "nobody has this id 0b5e"
 MAX_PROBLEMS = 5

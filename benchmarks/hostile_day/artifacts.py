@@ -12,8 +12,6 @@ from benchmarks.hostile_day.day import BrokenPromiseError, Day, Injury
 from benchmarks.hostile_day.stage import RECIPE
 
 WEIGHTS = "*.safetensors"
-CHAMPION_SECONDS = 20.0
-"""That a damaged version is champion by its alias."""
 
 
 def damage_new_version(day: Day) -> str:

@@ -34,7 +34,6 @@ class Injury:
         inflict: does it, and undoes what does not heal by itself; what was seen, in a line.
         limit: seconds from then in which all has to be well again, on a machine of its own.
         quick: whether it is part of a quick day.
-        needs_flows: whether it is about Prefect or MLflow's server.
         well: what has to be true beyond `Day.well`.
     """
 
@@ -43,7 +42,6 @@ class Injury:
     inflict: Callable[[Day], str]
     limit: float
     quick: bool = True
-    needs_flows: bool = False
     well: Callable[[Day], bool] = lambda day: True
 
 
@@ -199,10 +197,7 @@ class Day:
 def plan(
     injuries: Sequence[Injury], seconds: float, rng: random.Random
 ) -> list[tuple[float, Injury]]:
-    """Say when each injury is inflicted: in an order of chance, spread over the day.
-
-    A name that begins like another's, with `again` behind it, comes after it.
-    """
+    """Say when each injury is inflicted: in an order of chance, spread over the day."""
     order = list(injuries)
     rng.shuffle(order)
     slot = 0.9 * seconds / len(order)

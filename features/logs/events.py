@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -45,10 +46,22 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def storable(value: str) -> str:
+    """Refuse what no database takes for text."""
+    if "\0" in value:
+        raise ValueError("a NUL character cannot be stored")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half a surrogate pair is no text") from error
+    return value
+
+
 Id = Annotated[
     str,
     StringConstraints(min_length=1, max_length=MAX_ID),
     BeforeValidator(_as_text),
+    AfterValidator(storable),
     WithJsonSchema(
         {"anyOf": [{"type": "string", "minLength": 1, "maxLength": MAX_ID}, {"type": "integer"}]}
     ),
@@ -80,17 +93,6 @@ class EventIn(BaseModel):
     time: Moment = Field(default_factory=lambda: int(time.time()))
     value: float | None = Field(default=None, strict=True)
     context: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("event_id", "user_id", "item_id")
-    @classmethod
-    def _storable(cls, value: str) -> str:
-        if "\0" in value:
-            raise ValueError("a NUL character cannot be stored")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("half a surrogate pair is no text") from error
-        return value
 
     @field_validator("time", mode="before")
     @classmethod

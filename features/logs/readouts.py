@@ -83,7 +83,9 @@ class ReadoutMaker:
         return replace(readout, items=self._items(stored, found, published))
 
     def plan(self, experiment: Experiment, now: float | None = None) -> Plan | str:
-        """What an experiment needs, from what was served of late; or why that is not known."""
+        """What an A/B test needs, from what was served of late; or in a line why that is not it."""
+        if experiment.mode == "shadow":
+            return "shadow mode shows its answers to nobody: it needs no number of users"
         now = time.time() if now is None else now
         since = now - BASELINE_DAYS * 86_400
         served = self.exposures.since(since, BASELINE_LISTS)
@@ -104,11 +106,18 @@ class ReadoutMaker:
         share = experiment.traffic.end - experiment.traffic.begin
         if len(values) < 2 or not values.mean() or not values.std() > 0:
             return f"{metric.name} has not been seen yet, which could tell how many users it needs"
-        return plan(
+        found = plan(
             float(values.mean()), float(values.std(ddof=1)), experiment.minimum_lift,
             alpha=experiment.alpha, power=experiment.power,
             users_per_day=len(values) / days * share * experiment.ramp[-1].share,
         )  # fmt: skip
+        if experiment.mode == "interleaving":
+            return (
+                f"an A/B test would need {found.users_per_variant} users of each variant to see "
+                f"{experiment.minimum_lift:.1%} in {metric.name}; interleaving needs several times "
+                "fewer"
+            )
+        return found
 
     def close(self) -> None:
         """Close all connections."""

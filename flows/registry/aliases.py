@@ -62,6 +62,10 @@ class Aliases:
         self.client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
         self.log = AuditLog(home)
 
+    def close(self) -> None:
+        """Close the audit log."""
+        self.log.close()
+
     def all(self) -> dict[str, str]:
         """Versions by alias."""
         try:

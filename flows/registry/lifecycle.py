@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from features.logs.audit_log import FORCED, PROMOTION
@@ -30,18 +31,18 @@ def resolve_versions(home: Home, experiment: Experiment) -> dict[str, int]:
         UsageError: one is not registered, cannot answer for its codebook is not in the feature
             store, or does not know one of its settings.
     """
-    aliases = Aliases(home)
     found = {}
-    for variant in experiment.variants:
-        version = aliases.find(str(variant.model))
-        aliases.refuse_without_features(str(version.version))
-        unknown = [name for name in variant.settings if name not in Query.model_fields]
-        if unknown:
-            known = ", ".join(Query.model_fields)
-            raise UsageError(
-                f"variant {variant.name}: there is no setting {unknown[0]!r}; there are {known}"
-            )
-        found[variant.name] = int(version.version)
+    with closing(Aliases(home)) as aliases:
+        for variant in experiment.variants:
+            version = aliases.find(str(variant.model))
+            aliases.refuse_without_features(str(version.version))
+            unknown = [name for name in variant.settings if name not in Query.model_fields]
+            if unknown:
+                known = ", ".join(Query.model_fields)
+                raise UsageError(
+                    f"variant {variant.name}: there is no setting {unknown[0]!r}; there are {known}"
+                )
+            found[variant.name] = int(version.version)
     alike = {(found[one.name], str(sorted(one.settings.items()))) for one in experiment.variants}
     if experiment.mode != "ab" and len(alike) < 2:
         raise UsageError(f"{experiment.mode} of version {found[experiment.control.name]} with "
@@ -58,9 +59,9 @@ def start(
     Raises:
         UsageError: as `resolve_versions` and `ExperimentStore.start`.
     """
-    store = ExperimentStore(home, clock=clock)
-    versions = resolve_versions(home, store.get(name).experiment)
-    return store.start(name, versions, reason=reason, actor=actor)
+    with closing(ExperimentStore(home, clock=clock)) as store:
+        versions = resolve_versions(home, store.get(name).experiment)
+        return store.start(name, versions, reason=reason, actor=actor)
 
 
 class GateError(UsageError):
@@ -99,33 +100,35 @@ def conclude(
             changed meanwhile.
         GateError: the winner has not passed the gate, or the gate could not judge.
     """
-    store = ExperimentStore(home, clock=clock)
-    stored = store.get(name)
-    variant = stored.experiment.variant(winner)
-    if stored.state not in HOLDS_TRAFFIC:
-        state = stored.state.replace("_", " ")
-        raise UsageError(f"{name} is {state}: only one that is running or paused can be concluded")
-    version = str(stored.versions[winner])
-    aliases = Aliases(home) if promote else None
-    champion = aliases.get(CHAMPION) if aliases else ""
-    passed: dict[str, Any] = {}
-    if aliases is not None and champion != version:
-        aliases.refuse_without_features(version)
-        passed = {} if force else _passage(aliases, version, champion, judge)
-        if variant.settings:
-            log.info("the winner's settings are not a version's: send %s with requests",
-                     variant.settings)  # fmt: skip
-        aliases.refuse_another_champion(champion)  # the gate takes a minute
-    ended = store.end(
-        name, "concluded", reason=reason, winner=winner, actor=actor, evidence=evidence
-    )
-    if aliases is not None and champion != version:
-        aliases.move(
-            CHAMPION, version, FORCED if force else PROMOTION,
-            reason=f"experiment {name}: {reason}", expected=champion, actor=actor,
-            evidence=(evidence or {}) | passed | {"experiment": name, "variant": winner},
-        )  # fmt: skip
-    return ended
+    with closing(ExperimentStore(home, clock=clock)) as store, closing(Aliases(home)) as aliases:
+        stored = store.get(name)
+        variant = stored.experiment.variant(winner)
+        if stored.state not in HOLDS_TRAFFIC:
+            state = stored.state.replace("_", " ")
+            raise UsageError(
+                f"{name} is {state}: only one that is running or paused can be concluded"
+            )
+        version = str(stored.versions[winner])
+        champion = aliases.get(CHAMPION)
+        moves = promote and champion != version
+        passed: dict[str, Any] = {}
+        if moves:
+            aliases.refuse_without_features(version)
+            passed = {} if force else _passage(aliases, version, champion, judge)
+            if variant.settings:
+                log.info("the winner's settings are not a version's: send %s with requests",
+                         variant.settings)  # fmt: skip
+            aliases.refuse_another_champion(champion)  # the gate takes a minute
+        ended = store.end(
+            name, "concluded", reason=reason, winner=winner, actor=actor, evidence=evidence
+        )
+        if moves:
+            aliases.move(
+                CHAMPION, version, FORCED if force else PROMOTION,
+                reason=f"experiment {name}: {reason}", expected=champion, actor=actor,
+                evidence=(evidence or {}) | passed | {"experiment": name, "variant": winner},
+            )  # fmt: skip
+        return ended
 
 
 def _passage(aliases: Aliases, version: str, champion: str, judge: Judge) -> dict[str, Any]:

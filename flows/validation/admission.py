@@ -24,6 +24,7 @@ from flows.validation.validate import ValidationReport, rows_to_drop, validate
 from hymirec.datasets import Dataset
 from hymirec.errors import DataError, UsageError
 from hymirec.home import Home
+from hymirec.schema import SOURCE_ROW
 
 log = logging.getLogger(__name__)
 
@@ -135,13 +136,13 @@ def _without_bad_rows(
     changed: dict[str, Any] = {}
     for table, parts in dropped.items():
         # Rules were checked on rows in the order of the file.
-        frame = getattr(dataset, table).sort_values("source_row", kind="stable", ignore_index=True)
+        frame = getattr(dataset, table).sort_values(SOURCE_ROW, kind="stable", ignore_index=True)
         rules = rows_to_drop(report, table)
         if len(rules):
             parts.append(frame.loc[rules.index].assign(**{BROKEN_RULES: rules}))
-            kept = frame.drop(index=rules.index)["source_row"]
+            kept = frame.drop(index=rules.index)[SOURCE_ROW]
             whole = getattr(dataset, table)
-            changed[table] = whole[whole["source_row"].isin(kept)].reset_index(drop=True)
+            changed[table] = whole[whole[SOURCE_ROW].isin(kept)].reset_index(drop=True)
     return replace(dataset, **changed) if changed else dataset
 
 

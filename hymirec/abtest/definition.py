@@ -20,10 +20,12 @@ horizon: {days: 28}
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -48,7 +50,15 @@ def _as_text(value: Any) -> Any:
 
 
 Text = Annotated[str, Field(min_length=1), BeforeValidator(_as_text)]
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+def _small(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", value):
+        raise ValueError("up to 63 small letters, digits and hyphens, no hyphen first")
+    return value
+
+
+Slug = Annotated[str, AfterValidator(_small)]
 
 
 class _Declared(BaseModel):
@@ -281,6 +291,11 @@ class Experiment(_Declared):
             excluded=frozenset(self.targeting.exclude),
             overrides=dict(self.overrides),
         )
+
+
+def example() -> str:
+    """A declaration to begin with: the one above."""
+    return (__doc__ or "").partition("\n\n")[2]
 
 
 def parse(text: str, source: str) -> Experiment:

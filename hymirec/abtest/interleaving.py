@@ -8,7 +8,7 @@ what differs between users falls away, and far fewer are needed than for an A/B 
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -115,11 +115,3 @@ def preference(
     sign = min(1.0, 2 * bdtr(min(wins), sum(wins), 0.5)) if sum(wins) else 1.0
     p = p_value(mean / error, num_users, rho2) if error > 0 else float(mean == 0)
     return Preference(num_users, wins, mean, (mean - width, mean + width), p, float(sign))
-
-
-def credit(teams: Iterable[int], clicked: Iterable[bool]) -> tuple[int, int]:
-    """Clicks of one list by team, control's and treatment's."""
-    counts = [0, 0]
-    for team, click in zip(teams, clicked, strict=True):
-        counts[team] += click
-    return counts[CONTROL], counts[TREATMENT]

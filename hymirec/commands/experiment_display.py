@@ -57,8 +57,9 @@ def show_readout(stored: StoredExperiment, found: dict[str, Any]) -> None:
     if shadow := found["shadow"]:
         out.print(
             f"shadow: {shadow['answers']} answers, {shadow['errors']} errors, overlap "
-            f"{_percent(shadow['overlap'])}, milliseconds (median, 95 %) "
-            f"{shadow['latency_ms']} beside the champion's {shadow['champion_latency_ms']}",
+            f"{_share(shadow['overlap'])}, milliseconds (median, 95 %) "
+            f"{_both(shadow['latency_ms'])} beside the champion's "
+            f"{_both(shadow['champion_latency_ms'])}",
             soft_wrap=True,
         )  # fmt: skip
     if preferred := found["preference"]:
@@ -73,6 +74,14 @@ def show_readout(stored: StoredExperiment, found: dict[str, Any]) -> None:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:+.1%}"
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"
+
+
+def _both(values: tuple[float, float] | None) -> str:
+    return "unknown" if values is None else f"{values[0]:.1f}, {values[1]:.1f}"
 
 
 def _number(value: float | None) -> str:

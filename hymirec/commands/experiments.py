@@ -89,7 +89,7 @@ def create(
                 "ramp": _steps(ramp),
                 "horizon": {"days": days},
             },
-            "--name",
+            "the declaration",
         )  # fmt: skip
     place = configured(home).create()
     from features.logs.experiments import ExperimentStore
@@ -112,9 +112,9 @@ def create(
 @app.command()
 def example() -> None:
     """Print a declaration to begin with."""
-    import hymirec.abtest.definition as definition
+    from hymirec.abtest import definition
 
-    print((definition.__doc__ or "").partition("\n\n")[2].strip())
+    print(definition.example(), end="")
 
 
 @app.command()

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
-import hymirec.abtest.definition as definition
 from features.logs.experiments import ExperimentStore, StoredExperiment
-from hymirec.abtest.definition import parse, to_yaml
+from hymirec.abtest.definition import example, parse, to_yaml
 from hymirec.abtest.metrics import METRICS
 from hymirec.errors import HymirecError, UsageError
 from serving.console import experiments as views
 from serving.console.experiments import ACTIONS, WORDS, Action
-from serving.console.site import ROOT, Site, UnknownError, go_to, site_of
+from serving.console.site import ROOT, FormOf, Site, SiteOf, UnknownError, go_to
 
 DECISIONS_SHOWN = 50
 EXAMPLE_VERSION = r"\b8\b"
 """The treatment's in the example, where it is named twice."""
-SiteOf = Annotated[Site, Depends(site_of)]
-
-
-async def _form(request: Request, site: SiteOf) -> dict[str, str]:
-    return await site.form(request)
-
-
-FormOf = Annotated[dict[str, str], Depends(_form)]
 
 
 def add_pages(router: APIRouter) -> None:
@@ -218,7 +209,7 @@ def _new_page(
 
 
 def _example(site: Site) -> str:
-    """The declaration that the definition's module begins with, of versions that are there."""
-    text = (definition.__doc__ or "").partition("\n\n")[2].strip() + "\n"
+    """A declaration to begin with, of versions that are there."""
+    text = example()
     others = [one for one in site.desk.versions() if "champion" not in one["aliases"]]
     return re.sub(EXAMPLE_VERSION, str(others[0]["version"]), text) if others else text

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from hymirec.errors import HymirecError
 from serving.console import health
 from serving.console.charts import Chart, Mark, Point, draw
-from serving.console.site import Site, site_of
-
-SiteOf = Annotated[Site, Depends(site_of)]
+from serving.console.site import SiteOf
 
 
 def add_pages(router: APIRouter) -> None:

@@ -7,20 +7,19 @@ form that asks for a reason and a second look, sealed against other sites.
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from hymirec.home import Home
 from serving.console import experiment_pages, health_pages, user_pages, version_pages
 from serving.console.desk import Desk
-from serving.console.site import ROOT, ForbiddenError, Page, Site, UnknownError, go_to, site_of
+from serving.console.site import ROOT, ForbiddenError, Page, Site, SiteOf, UnknownError, go_to
 from serving.sessions import COOKIE, SECONDS, Sessions
 
 if TYPE_CHECKING:
     from serving.gateway import Gateway
 
-SiteOf = Annotated[Site, Depends(site_of)]
 STATIC = {"console.css": "text/css", "icon.svg": "image/svg+xml"}
 """Files that pages use, and what they are."""
 STATIC_SECONDS = 600

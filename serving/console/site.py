@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qs
 
-from fastapi import Request, Response
+from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -144,11 +144,22 @@ class Site:
             raise ForbiddenError(f"this token does not have the role {OPERATE!r}")
 
 
-def site_of(request: Request) -> Site:
-    """The console that a request is for."""
+def _site(request: Request) -> Site:
     found = request.app.state.console
     assert isinstance(found, Site)
     return found
+
+
+SiteOf = Annotated[Site, Depends(_site)]
+"""The console that a request is for."""
+
+
+async def _form(request: Request, site: SiteOf) -> dict[str, str]:
+    return await site.form(request)
+
+
+FormOf = Annotated[dict[str, str], Depends(_form)]
+"""The fields of the form that it brings, see `Site.form`."""
 
 
 def go_to(path: str) -> Response:
@@ -170,7 +181,7 @@ class Page(APIRoute):
                 status = next(
                     (code for kind, code in STATUSES.items() if isinstance(error, kind)), 503
                 )
-                return site_of(request).page(request, "error.html", status, message=str(error))
+                return _site(request).page(request, "error.html", status, message=str(error))
 
         return handle
 
@@ -212,6 +223,10 @@ def _span(ends: tuple[float | None, float | None]) -> str:
     return "no ends yet" if low is None or high is None else f"{low:+.4g} to {high:+.4g}"
 
 
+def _both(values: tuple[float, float] | None) -> str:
+    return "–" if values is None else f"{values[0]:.1f} and {values[1]:.1f}"
+
+
 def _seconds(value: float | None) -> str:
     """A length of time in the unit that suits it."""
     if value is None:
@@ -233,6 +248,7 @@ FILTERS: dict[str, Callable[[Any], str]] = {
     "number": _number,
     "interval": _interval,
     "span": _span,
+    "both": _both,
     "seconds": _seconds,
     "words": _words,
 }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from features.inspection import find_titles, show_user
@@ -14,11 +14,10 @@ from features.online import FeatureReader, list_codebooks
 from hymirec.errors import HymirecError
 from hymirec.query import Query
 from hymirec.schema import QUERY, USER_ID
-from serving.console.site import Site, site_of
+from serving.console.site import Site, SiteOf
 from serving.dispatch import RefusedError, UnavailableError
 from serving.versions import ServedVersion
 
-SiteOf = Annotated[Site, Depends(site_of)]
 ITEMS, EVENTS, LISTS = 10, 30, 10
 """How many of each a page shows."""
 ASK_SECONDS = 10.0

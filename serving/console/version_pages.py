@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from hymirec.errors import UsageError
-from serving.console.site import ROOT, Site, UnknownError, go_to, site_of
+from serving.console.site import ROOT, FormOf, Site, SiteOf, UnknownError, go_to
 from serving.console.versions import differences
 
 ENTRIES_SHOWN = 50
-SiteOf = Annotated[Site, Depends(site_of)]
-
-
-async def _form(request: Request, site: SiteOf) -> dict[str, str]:
-    return await site.form(request)
 
 
 def add_pages(router: APIRouter) -> None:
@@ -45,9 +40,7 @@ def add_pages(router: APIRouter) -> None:
         return _confirm(site, request)
 
     @router.post("/versions/roll-back")
-    def roll_back(
-        request: Request, site: SiteOf, fields: Annotated[dict[str, str], Depends(_form)]
-    ) -> Response:
+    def roll_back(request: Request, site: SiteOf, fields: FormOf) -> Response:
         reason = fields.get("reason", "").strip()
         try:
             if not reason:

@@ -1,5 +1,6 @@
 """Redis and PostgreSQL in the place of files: by configuration, and when they stop."""
 
+import os
 import sys
 import threading
 import time
@@ -33,6 +34,10 @@ def publish(home, codebook_id=CODEBOOK, num_users=3):
     )
     codes = np.arange(9, dtype=np.uint8).reshape(3, 3)
     publishing.publish(home, codebook_id, interactions, ITEMS, codes, NOW)
+
+
+def test_feast_makes_no_other_process_count_in_a_folder_of_this_ones():
+    assert not [name for name in os.environ if name.startswith("PROMETHEUS_")]
 
 
 def items_of(home, user_id, codebook_id=CODEBOOK):

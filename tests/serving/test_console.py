@@ -251,6 +251,16 @@ def test_the_form_begins_with_a_version_that_is_there(client):
     assert "days: 28" in text
 
 
+def test_a_shadow_that_has_answered_nothing_yet_is_a_page(client, store):
+    no_guardrails = TEXT.replace("guardrails:\n  - {metric: error_rate, absolute: 0.05}\n", "")
+    store.create(parse(f"{no_guardrails}\nmode: shadow", "it"))
+    assert "needs no number of users" in client.get("/console/experiments/longer").text
+    act(client, "longer", "start")
+    page = client.get("/console/experiments/longer?now=1")
+    assert page.status_code == 200
+    assert "<dd>–; champion –</dd>" in page.text
+
+
 def test_a_draft_is_changed_until_it_starts(client, store):
     store.create(parse(TEXT, "it"))
     assert "/experiments/longer/change" in client.get("/console/experiments/longer").text

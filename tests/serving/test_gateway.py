@@ -263,11 +263,11 @@ def test_a_rollout_says_who_answers_and_hears_of_it(home, registry, make_fleet):
         assert lost["model_version"] == "1"
         assert recommend(client, user_id="unnoted")["variant"] is None
     noted = {one.user_id: one for one in rollout.noted}
-    assert noted["treated"].as_routed
+    assert noted["treated"].answer["degraded"] is None
     assert noted["treated"].route.context == "mine"
     assert noted["treated"].answer["recommendations"]
     assert noted["fewer"].query.k == 2
-    assert not noted["lost"].as_routed
+    assert noted["lost"].answer["degraded"]
 
 
 def test_what_befalls_the_answer_in_a_variants_place_is_no_error_of_the_variant(

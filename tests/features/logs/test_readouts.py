@@ -151,3 +151,7 @@ def test_a_plan_is_made_of_what_was_served(maker, started):
     # A rate of 0.1 over 16 items a user: its deviation is √(0.1·0.9/16), a lift of 5 % 0.005.
     assert found.users_at_one_look == pytest.approx(2 * (2.8**2) * 0.09 / 16 / 0.005**2, rel=0.15)
     assert found.days is not None
+    mixed = stored.experiment.model_copy(update={"mode": "interleaving"})
+    assert f"would need {found.users_per_variant} users of each variant" in maker.plan(mixed)
+    hidden = stored.experiment.model_copy(update={"mode": "shadow"})
+    assert "needs no number of users" in maker.plan(hidden)

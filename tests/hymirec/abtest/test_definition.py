@@ -47,7 +47,7 @@ VARIANTS = [{"name": "control", "model": "champion"}, {"name": "longer", "model"
         ),
         ({"overrides": {"me": "older"}}, "override of user 'me': there is no variant 'older'"),
         ({"traffic": {"begin": 0.5, "end": 0.5}}, "traffic: from 0.5 to 0.5 there is nobody"),
-        ({"name": "Longer Histories"}, "name: String should match pattern"),
+        ({"name": "Longer Histories"}, "name: up to 63 small letters, digits"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"mode": "shadow", "variants": [*VARIANTS, {"name": "c", "model": 9}]}, "compares two"),
         (

@@ -103,7 +103,7 @@ def test_without_a_file_and_the_kill_switch(run):
     [
         (("create",), "either a FILE or --name"),
         (("create", "/nowhere.yaml"), "/nowhere.yaml cannot be read"),
-        (("create", "--name", "x"), "--name: hypothesis: "),
+        (("create", "--name", "x"), "the declaration: hypothesis: "),
         (("create", "--name", "x", "--traffic", "half"), "--traffic is from-to"),
         (("create", "--name", "x", "--ramp", "all"), "--ramp is share:users"),
         (
