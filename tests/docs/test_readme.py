@@ -102,7 +102,7 @@ def test_the_readme_runs_as_it_stands(tmp_path):
     run = Shell(tmp_path)
     write_world(generate(WorldConfig.tiny()), tmp_path / "DIR")
     run("hymirec demo")  # what `make demo` does when it has installed
-    run("hymirec experiment example | sed s/model:.8/model:\ 2/ > FILE")
+    run(r"hymirec experiment example | sed s/model:.8/model:\ 2/ > FILE")
     left = [line for line in commands() if line not in ELSEWHERE]
     done = {
         "hymirec pipeline --data DIR [--recipe small|base|large] [--home DIR] [--json]":
