@@ -1,6 +1,7 @@
 """A trained recommender with all it needs to answer: what is registered and served.
 
-    recommender/   settings.json, weights.safetensors (item embeddings and codebook among them)
+    recommender/   settings.json, weights.safetensors (item embeddings and codebook among them),
+                   transitions.safetensors where they help
     items.parquet  item_id, title, popularity, text_digest, categories, in the order of item indices
     index.faiss    the items by embedding
     package.json   what belongs together: codebook id, recipe, data digest, columns of text
@@ -55,8 +56,10 @@ that came with the request. `popular`: the fallback where there is neither."""
 class Recommendation(NamedTuple):
     """One recommended item and what it was found by.
 
-    `interest` counts from 1 and is 0 where no interest found it; `because` are the items of the
-    user's history nearest to that interest, nearest first, where they were asked for.
+    `score` is the cosine with its interest and what transitions add (`hymirec.transitions`), 0
+    where no interest found it. `interest`, of all the one nearest to the item, counts from 1 and is
+    0 there too; `because` are the items of the user's history nearest to that interest, nearest
+    first, where they were asked for.
     """
 
     item_id: str

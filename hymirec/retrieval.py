@@ -185,8 +185,9 @@ def lifted(
     needed = scores.min() - largest - ROUNDING if len(nearest) == k else -np.inf
     items = lift.items[lift.values >= needed]
     free = np.ones(len(vectors), dtype=bool) if allowed is None else allowed.copy()
-    free[[PADDING_INDEX, *excluded]] = False
+    free[np.asarray(excluded, dtype=np.int64)] = False
     free[found] = False
+    free[PADDING_INDEX] = False
     items = items[free[items]]
     cosines = vectors[items] @ interests.T  # [n, S]
     found = np.concatenate([found, items])

@@ -107,10 +107,7 @@ class Transitions:
         counts = _counts(histories, num_items, settings.max_gap)
         rows = np.repeat(np.arange(num_items + 1), np.diff(counts.indptr))
         shares = counts.data / (np.asarray(counts.sum(axis=1)) + settings.smoothing)[rows]
-        # By row, largest first, then by item.
-        order = np.lexsort((counts.indices, -shares, rows))
-        place = np.arange(len(order)) - counts.indptr[rows]  # in its row
-        kept = order[place < settings.num_neighbours]
+        kept = _largest(counts.indptr, counts.indices, shares, settings.num_neighbours)
         table = coo_array(
             (shares[kept].astype(np.float32), (rows[kept], counts.indices[kept])), counts.shape
         )
@@ -199,3 +196,19 @@ def _counts(histories: Sequence[IndexedHistory], num_items: int, max_gap: int) -
         before, after = items[:-gap][together], items[gap:][together]
         counts = counts + coo_array((np.full(len(before), 1 / gap), (before, after)), size).tocsr()
     return counts
+
+
+def _largest(
+    starts: NDArray[np.integer], items: NDArray[np.integer], shares: NDArray[np.float64], most: int
+) -> NDArray[np.bool_]:
+    """Which entries of a sparse table to keep: of each row so many, of equals the first items."""
+    kept = np.ones(len(items), dtype=bool)
+    lengths = np.diff(starts)
+    long = np.flatnonzero(lengths > most)
+    rows = np.repeat(np.arange(len(long)), lengths[long])
+    begins = np.cumsum(lengths[long]) - lengths[long]
+    place = np.arange(len(rows)) - begins[rows]  # in its row
+    entries = starts[long][rows] + place
+    order = np.lexsort((items[entries], -shares[entries], rows))
+    kept[entries[order[place >= most]]] = False
+    return kept
