@@ -380,6 +380,8 @@ def _run_pipeline(
     get_recipe(recipe)
     backbone = _located(backbone, download=download)
     place.create()
+    # Seconds until the first step speaks: MLflow, Feast and Prefect are large.
+    logging.getLogger(__name__).info("pipeline: home %s, starting ...", place.root)
     start_temporary_server()
     from flows.pipeline import pipeline as flow
     from flows.tracking.runs import launch

@@ -27,6 +27,7 @@ from features.logs.audit_log import (
     Entry,
     alias_subject,
 )
+from flows.registry.versions import pages
 from flows.runtime.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -95,15 +96,8 @@ class Aliases:
 
     def versions(self) -> list[ModelVersion]:
         """All versions, the oldest first."""
-        found: list[ModelVersion] = []
-        token = None
-        while True:
-            page = self.client.search_model_versions(
-                f"name = '{MODEL_NAME}'", max_results=_PAGE, page_token=token
-            )
-            found += page
-            if not (token := page.token):
-                return sorted(found, key=lambda one: int(one.version))
+        found = pages(self.client.search_model_versions, filter_string=f"name = '{MODEL_NAME}'")
+        return sorted(found, key=lambda one: int(one.version))
 
     def notice(self) -> Entry | None:
         """Record that the champion was changed by other means, if it was."""

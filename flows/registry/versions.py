@@ -37,11 +37,11 @@ def registered_versions(home: Home) -> list[VersionInUse]:
         return []
     client = mlflow.MlflowClient(tracking_uri=home.mlflow_uri, registry_uri=home.mlflow_uri)
     found = []
-    for model in _pages(client.search_registered_models):
+    for model in pages(client.search_registered_models):
         by_version: dict[int, list[str]] = {}
         for alias, version in model.aliases.items():
             by_version.setdefault(int(version), []).append(alias)
-        versions: Iterator[ModelVersion] = _pages(
+        versions: Iterator[ModelVersion] = pages(
             client.search_model_versions, filter_string=f"name = '{model.name}'"
         )
         for one in versions:
@@ -70,7 +70,8 @@ def refuse_if_needed(home: Home, codebook_id: str) -> None:
         )
 
 
-def _pages(search: Any, **kwargs: Any) -> Iterator[Any]:
+def pages(search: Any, **kwargs: Any) -> Iterator[Any]:
+    """All that a search of MLflow's finds, page by page."""
     token = None
     while True:
         page = search(max_results=1000, page_token=token, **kwargs)

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.hostile_day import report
 from benchmarks.hostile_day.day import Injury, Outcome, plan
 from benchmarks.hostile_day.disk import Disk
+from benchmarks.hostile_day.injuries import INJURIES
 from benchmarks.hostile_day.journal import Journal, Request, Sent
 from benchmarks.hostile_day.load import Load
 from benchmarks.hostile_day.proof import (
@@ -127,6 +128,13 @@ def test_what_fails_while_nothing_is_broken_is_found():
     assert unexplained([failed, ANSWER], windows).wrong == 0
     assert unexplained([replace(failed, begun=1001.0)], windows).wrong == 1
     assert unexplained([replace(ANSWER, begun=1001.0, degraded="late events")], windows).wrong == 1
+
+
+def test_a_whole_day_has_every_injury_once():
+    schedule = plan(INJURIES, 600, random.Random(0))
+    assert sorted(one.name for _, one in schedule) == sorted({one.name for one in INJURIES})
+    assert all(one.limit > 0 and callable(one.inflict) for one in INJURIES)
+    assert all(0 <= begins < 600 for begins, _ in schedule)
 
 
 def test_a_schedule_is_its_seeds():
