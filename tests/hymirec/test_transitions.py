@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from hymirec import fitting
 from hymirec.additions import Additions
 from hymirec.batch import recommend_many
 from hymirec.errors import DataError
@@ -357,6 +358,25 @@ def test_validation_chooses_the_weight(model, following):
     assert found.scale == pytest.approx(0.5 * logged["transitions/weight"])
     assert found.settings.num_last == model.num_recent
     assert model.transitions is None
+
+
+@pytest.mark.parametrize(
+    ("ranks", "weight"),
+    [((1, 20, 20, 3), 0.0), ((1, 1, 1, 3), 1.0), ((20, 20, 20, 1), 0.0)],
+    ids=["by luck", "surely", "not at all"],
+)
+def test_a_weight_has_to_gain_more_than_luck_would(ranks, weight, model, following, monkeypatch):
+    """Four users, of whom the last one's item alone is found without transitions."""
+    found = torch.tensor([(20.0, 20, 20, 1), ranks])
+    monkeypatch.setattr(fitting, "rank_by_scale", lambda *_: found)
+    logged = {}
+    table = fit_transitions(
+        model, following, TransitionConfig(num_weights=1), temperature=0.5,
+        log_metrics=lambda metrics, step: logged.update(metrics),
+    )  # fmt: skip
+    assert logged["transitions/weight"] == weight
+    assert (table is not None) == (weight > 0)
+    assert logged["transitions/validation_N@10_without"] == 0.25
 
 
 def test_where_it_does_not_help_scores_stay_to_the_bit(model, history_of, random_histories):
