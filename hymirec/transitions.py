@@ -7,8 +7,8 @@ pairs of which there are enough. Of a user whose items are a₀ (the latest), a�
     share(i) = Σⱼ decayʲ · R[aⱼ, i]        R[a, i] = M[a, i] / (Σᵢ M[a, i] + smoothing)
     score(i) = best cosine + τ · weight · log(1 + share(i) / floor)
 
-where M[a, i] is how often i came after a, the gᵗʰ event after it counting 1/g. The logarithm is that
-of share + floor but for a constant: an item that never came after any of the last ones keeps its
+where M[a, i] is how often i came after a, g events later counting 1/g. The logarithm is that of
+share + floor but for a constant: an item that never came after any of the last ones keeps its
 cosine, and so does a new one. τ, the temperature that the model was trained with, makes of a
 logarithm what its cosines are worth.
 
