@@ -144,7 +144,7 @@ def _act(
 def _track(home: Home, stored: StoredExperiment, readout: Readout, decision: Decision) -> None:
     """Add a readout to the experiment's run in MLflow."""
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
-    run_id = _run_of(client, stored)
+    run_id = _run_of(home, client, stored)
     step = int(readout.time - (stored.started or readout.time))
     values = {"share": readout.share, "users": float(readout.num_exposed)}
     for one in readout.primary:
@@ -167,9 +167,13 @@ def _track(home: Home, stored: StoredExperiment, readout: Readout, decision: Dec
         client.set_terminated(run_id)
 
 
-def _run_of(client: mlflow.MlflowClient, stored: StoredExperiment) -> str:
+def _run_of(home: Home, client: mlflow.MlflowClient, stored: StoredExperiment) -> str:
     tracked = client.get_experiment_by_name(TRACKED_IN)
-    where = tracked.experiment_id if tracked else client.create_experiment(TRACKED_IN)
+    # Named, or MLflow writes artifacts under the folder that the command was called in.
+    where = (
+        tracked.experiment_id if tracked
+        else client.create_experiment(TRACKED_IN, home.artifact_uri)
+    )  # fmt: skip
     runs = client.search_runs([where], f"tags.{EXPERIMENT_TAG} = '{stored.name}'", max_results=1)
     if runs:
         return str(runs[0].info.run_id)

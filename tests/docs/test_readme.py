@@ -68,7 +68,7 @@ class Shell:
             try:
                 address = self._address(process, Path(log.name))
                 self(
-                    f"curl -sf -o /dev/null --retry 60 --retry-delay 1 --retry-all-errors {address}"
+                    f"curl -s -o /dev/null --retry 60 --retry-delay 1 --retry-connrefused {address}"
                 )
                 yield
             finally:

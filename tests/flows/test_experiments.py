@@ -172,6 +172,10 @@ def test_what_was_read_is_in_mlflow(home, store):
     assert run.data.params == {"control/version": "1", "new/version": "2"}
     assert run.data.metrics["new/lift"] > 0.5
     assert run.data.metrics["new/room_error_rate"] > 0
+    # In the home, wherever the command was called.
+    assert run.info.artifact_uri.startswith(home.artifact_uri)
+    written = {path.name for path in (home.mlflow / "artifacts").rglob("*.json")}
+    assert "experiment.json" in written
     read_out_experiment(home, "longer")
     assert len(client.search_runs([tracked.experiment_id])) == 1
 
