@@ -29,7 +29,7 @@ from hymirec.fitting import fit_encoder, fit_recommender, interest_measures
 from hymirec.inputs import IndexedHistory, index_interactions, number_items
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
-from hymirec.recipes import get_recipe
+from hymirec.recipes import ABLATIONS, get_recipe
 from hymirec.schema import ITEM_ID, SOURCE_ROW, USER_ID
 from hymirec.splits import ColdItemSplit, LeaveLastSplit
 
@@ -65,7 +65,8 @@ class Stage:
     def __init__(self, seed: int, work: Path) -> None:
         """Train the first stage."""
         self.world = generate(WorldConfig.tiny(seed))
-        self.recipe = get_recipe("tiny").with_seed(seed)
+        # What is measured are the model's own parts.
+        self.recipe = ABLATIONS["no_transitions"](get_recipe("tiny")).with_seed(seed)
         self.work = work
         self.first, _ = fit_encoder(
             self.world.dataset.items, LeaveLastSplit(histories_of(self.world)), self.recipe,

@@ -59,9 +59,11 @@ def make_home(home: Home) -> None:
     from features.publication import publish
     from flows.steps.register import register_package
     from hymirec.codebook import fit_codebook
+    from hymirec.inputs import IndexedHistory
     from hymirec.models.hymirec import HyMiRec
     from hymirec.package import RecommenderPackage
     from hymirec.recipes import get_recipe
+    from hymirec.transitions import Transitions
 
     recipe = get_recipe("small")
     rng = np.random.default_rng(0)
@@ -69,6 +71,10 @@ def make_home(home: Home) -> None:
     codebook = fit_codebook(vectors[1:], recipe.codebook)
     torch.manual_seed(0)
     model = HyMiRec(vectors, codebook, recipe.recommender)
+    # As a trained one has them: some three hundred followers of each item.
+    paths = rng.integers(1, NUM_ITEMS + 1, (5000, 200))
+    table = Transitions.count(list(map(IndexedHistory.of, paths)), NUM_ITEMS, recipe.transitions)
+    model.transitions = table.scaled(recipe.recommender.temperature)
     ids = [f"i{number:05d}" for number in range(1, NUM_ITEMS + 1)]
     titles = [f"Title of {item}" for item in ids]
     genres = [f"Genre {number % 20}" for number in range(NUM_ITEMS)]

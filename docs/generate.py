@@ -32,7 +32,7 @@ NOTE = "<!-- Written by docs/generate.py from the code: change it there. -->\n\n
 SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Recipes",
-        "A run of HyMiRec has six parts; a recipe fixes every setting of each. `--recipe` names "
+        "A run of HyMiRec has seven parts; a recipe fixes every setting of each. `--recipe` names "
         "one; as a library, any setting is changed with `model_copy`.",
         ("hymirec.recipes.base:Recipe",),
     ),
@@ -57,6 +57,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("The recommender", "", ("hymirec.models.hymirec:HyMiRecConfig",)),
     ("Training", "", ("hymirec.training:TrainingConfig",)),
+    ("Transitions", "See docs/training.md.", ("hymirec.transitions:TransitionConfig",)),
     (
         "The baselines",
         "Sizes are taken from the recipe of HyMiRec that they stand beside.",

@@ -44,7 +44,7 @@ class Lists:
 
     Attributes:
         items: int64 [B, k] item indices, best first, 0 where there are no more.
-        scores: float32 [B, k], the best cosine over the interests.
+        scores: float32 [B, k], the best cosine over the interests and what transitions add to it.
         interests: int16 [B, k], from 1; 0 where no interest found the item.
         served_by: of each user, see `ServedBy`.
     """
@@ -123,7 +123,7 @@ def _batches(
     package: RecommenderPackage, known: Sequence[IndexedHistory | None], order: Sequence[int],
     k: int, exclude_seen: bool,
 ) -> Iterator[tuple[Sequence[int], tuple[NDArray, NDArray, NDArray]]]:  # fmt: skip
-    vectors = package.model.item_vectors()
+    vectors, transitions = package.model.item_vectors(), package.model.transitions
     batch_size = 1  # the first tells how many interests there are
     start = 0
     while start < len(order):
@@ -132,6 +132,8 @@ def _batches(
         interests = package.model.encode_user(package.model.assemble(batch))  # [B, S, D]
         cosines = interests @ vectors.T  # [B, S, N + 1]
         best, owner = torch.max(cosines, dim=1)  # [B, N + 1]
+        if transitions is not None:
+            best += torch.from_numpy(transitions.lifts([one.items for one in batch]).toarray())
         best[:, PADDING_INDEX] = -torch.inf
         if exclude_seen:
             rows = np.repeat(np.arange(len(batch)), [len(one) for one in batch])

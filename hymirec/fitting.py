@@ -24,8 +24,8 @@ from hymirec.checkpoints import check_settings
 from hymirec.codebook import Codebook, fit_item_codebook
 from hymirec.datasets import Dataset
 from hymirec.errors import DataError, UsageError
-from hymirec.evaluation.metrics import summarise
-from hymirec.evaluation.protocol import rank_cases
+from hymirec.evaluation.metrics import ndcg_at, summarise
+from hymirec.evaluation.protocol import rank_by_scale, rank_cases
 from hymirec.examples import CutPointExamples
 from hymirec.history import History
 from hymirec.inputs import (
@@ -34,7 +34,12 @@ from hymirec.inputs import (
     index_interactions,
     number_items,
 )
-from hymirec.models.base import Baseline, TrainedRecommender, TrainingData
+from hymirec.models.base import (
+    Baseline,
+    InterestRecommender,
+    TrainedRecommender,
+    TrainingData,
+)
 from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
 from hymirec.models.popularity import PopularityRecommender
@@ -44,7 +49,8 @@ from hymirec.processes import join_processes, on_main
 from hymirec.recipes.base import BaselineRecipe, Recipe
 from hymirec.schema import ITEM_ID
 from hymirec.splits import Case, LeaveLastSplit, Split, count_items
-from hymirec.training import LogMetrics, TrainingConfig, train
+from hymirec.training import SELECTION_METRIC, LogMetrics, TrainingConfig, train
+from hymirec.transitions import TransitionConfig, Transitions
 
 log = logging.getLogger(__name__)
 
@@ -258,6 +264,8 @@ def fit_recommender(
 ) -> HyMiRec:
     """Stage 3: train the hybrid recommender on frozen items, from the first stage's backbone.
 
+    Transitions are counted and weighed when it is trained, see `fit_transitions`.
+
     Args:
         items: unit item embeddings [number of items + 1, D], as the codebook was fitted on.
         first_stage: gives the weights to start from.
@@ -265,7 +273,7 @@ def fit_recommender(
         split: what it may learn from and validate on, with codes of `codebook`.
         recipe: settings.
         directory: for checkpoints.
-        log_metrics: called after every epoch.
+        log_metrics: called after every epoch, and once transitions are weighed.
     """
     settings = recipe.recommender
     torch.manual_seed(recipe.training.seed)
@@ -284,7 +292,59 @@ def fit_recommender(
         measure=lambda: interest_measures(model, examples),
         log_metrics=log_metrics,
     )
-    return cast(HyMiRec, without_adapters(model)).eval()
+    model = cast(HyMiRec, without_adapters(model)).eval()
+    model.transitions = on_main(
+        lambda: fit_transitions(
+            model, split, recipe.transitions,
+            temperature=settings.temperature, log_metrics=log_metrics,
+        )
+    )  # fmt: skip
+    return model
+
+
+def fit_transitions(
+    model: InterestRecommender,
+    split: Split,
+    config: TransitionConfig,
+    *,
+    temperature: float,
+    log_metrics: LogMetrics = lambda metrics, step: None,
+) -> Transitions | None:
+    """Count what follows what in training, and let validation say how much it weighs.
+
+    Args:
+        model: trained, in evaluation mode, without transitions; it stays so.
+        split: what may be counted and validated on.
+        config: settings.
+        temperature: that the model was trained with.
+        log_metrics: called once, as of step 0: no epoch ends there.
+
+    Returns:
+        What to set as the model's `transitions`, at the weight that validates best; None where
+        that is not better than no transitions by more than its standard error, user by user, so
+        that luck with a few users adds nothing.
+    """
+    if not config.max_weight:
+        return None
+    last = min(config.num_last, model.num_recent)  # what a model is asked with holds no more
+    config = config.model_copy(update={"num_last": last})
+    num_items = len(model.item_vectors()) - 1
+    table = Transitions.count(split.training, num_items, config)
+    scales = [weight * temperature for weight in config.weights]
+    ranks = rank_by_scale(model, table, scales, _some(split.validation))
+    gains = ndcg_at(ranks, 10)  # [weights, users], of which the selection metric is the mean
+    best = int(gains.mean(dim=1).argmax())
+    more = gains[best] - gains[0]
+    if not more.mean() > more.std() / len(more) ** 0.5:
+        best = 0
+    found = {
+        "weight": config.weights[best],
+        f"validation_{SELECTION_METRIC}": gains[best].mean().item(),
+        f"validation_{SELECTION_METRIC}_without": gains[0].mean().item(),
+    }
+    log.info("transitions: weight %g, validation N@10 %.4f, %.4f without", *found.values())
+    log_metrics({f"transitions/{name}": value for name, value in found.items()}, 0)
+    return table.scaled(scales[best]) if best else None
 
 
 @torch.no_grad()

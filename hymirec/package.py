@@ -1,6 +1,7 @@
 """A trained recommender with all it needs to answer: what is registered and served.
 
-    recommender/   settings.json, weights.safetensors (item embeddings and codebook among them)
+    recommender/   settings.json, weights.safetensors (item embeddings and codebook among them),
+                   transitions.safetensors where they help
     items.parquet  item_id, title, popularity, text_digest, categories, in the order of item indices
     index.faiss    the items by embedding
     package.json   what belongs together: codebook id, recipe, data digest, columns of text
@@ -35,7 +36,7 @@ from hymirec.models.fused import FusedHyMiRec
 from hymirec.models.hymirec import HyMiRec
 from hymirec.query import Query
 from hymirec.reranking import rerank
-from hymirec.retrieval import Hit, ItemIndex
+from hymirec.retrieval import Hit, ItemIndex, lifted
 from hymirec.schema import ITEM_ID, PADDING_INDEX, TITLE
 from hymirec.seal import check_seal, naming_the_place, seal
 from hymirec.texts import item_texts, text_columns
@@ -55,8 +56,10 @@ that came with the request. `popular`: the fallback where there is neither."""
 class Recommendation(NamedTuple):
     """One recommended item and what it was found by.
 
-    `interest` counts from 1 and is 0 where no interest found it; `because` are the items of the
-    user's history nearest to that interest, nearest first, where they were asked for.
+    `score` is the cosine with its interest and what transitions add (`hymirec.transitions`), 0
+    where no interest found it. `interest`, of all the one nearest to the item, counts from 1 and is
+    0 there too; `because` are the items of the user's history nearest to that interest, nearest
+    first, where they were asked for.
     """
 
     item_id: str
@@ -284,7 +287,7 @@ class RecommenderPackage:
             hits = self._popular(query, allowed)
             because: dict[int, tuple[NamedItem, ...]] = {}
         else:
-            hits = self._nearest_to(interests, query, seen, allowed)
+            hits = self._best_for(interests, known.items, query, seen, allowed)
             because = {
                 interest: self._nearest(interests[interest], known.items)
                 for interest in {hit.interest for hit in hits if query.explain}
@@ -354,15 +357,25 @@ class RecommenderPackage:
         hits = [Hit(item, 0.0, -1) for item in order.tolist()]
         return self._reranked(hits, query, diversity=0.0)
 
-    def _nearest_to(
-        self, interests: NDArray[np.float32], query: Query, seen: Sequence[int] | NDArray[np.int64],
-        allowed: NDArray[np.bool_] | None,
+    def _best_for(
+        self, interests: NDArray[np.float32], events: NDArray[np.int64], query: Query,
+        seen: Sequence[int] | NDArray[np.int64], allowed: NDArray[np.bool_] | None,
     ) -> list[Hit]:  # fmt: skip
+        transitions = self.model.transitions
+        lift = None if transitions is None else transitions.lift(events)
+        vectors = self.model.item_vectors().numpy()
+
+        def best(k: int) -> list[Hit]:
+            nearest = self.index.search(interests, k, excluded=seen, allowed=allowed)
+            if lift is None:
+                return nearest
+            return lifted(nearest, lift, vectors, interests, k, seen, allowed)
+
         if not query.diversity and query.max_per_category is None:
-            return self.index.search(interests, query.k, excluded=seen, allowed=allowed)
+            return best(query.k)
         pool = max(MIN_CANDIDATES, CANDIDATES_PER_ITEM * query.k)
         while True:
-            hits = self.index.search(interests, pool, excluded=seen, allowed=allowed)
+            hits = best(pool)
             found = self._reranked(hits, query, diversity=query.diversity)
             if len(found) == query.k or len(hits) < pool:
                 return found

@@ -13,6 +13,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from hymirec.schema import PADDING_INDEX
+from hymirec.transitions import Lift
+
 MOST_EXACT = 50_000
 """Items that are searched one by one; of more, only those in cells near an interest."""
 TARGET_RECALL = 0.99
@@ -22,6 +25,8 @@ PROBE_NOISE = 0.75
 """Length of what is added to an item to make an interest of it: a cosine of 0.8."""
 POINTS_PER_CELL = 64
 """That its centre is learned from."""
+ROUNDING = 1e-5
+"""Of cosines computed in different ways."""
 FEW = 0.1
 """Of the items: a filter that leaves fewer is searched exactly, which then costs little."""
 
@@ -29,8 +34,8 @@ FEW = 0.1
 class Hit(NamedTuple):
     """An item found.
 
-    `score` is the best cosine over the interests, and `interest` the interest (0..S-1) that has
-    it.
+    `score` is the best cosine over the interests and what lifts the item, and `interest` the
+    interest (0..S-1) that has that cosine.
     """
 
     item: int
@@ -141,6 +146,68 @@ class ItemIndex:
             every = _parameters(faiss.SearchParametersIVF, selector, nprobe=index.nlist)
             scores, items = index.search(queries, k, params=every)
         return scores, items
+
+
+def lifted(
+    nearest: Sequence[Hit],
+    lift: Lift,
+    vectors: NDArray[np.float32],
+    interests: NDArray[np.float32],
+    k: int,
+    excluded: Sequence[int] | NDArray[np.int64] = (),
+    allowed: NDArray[np.bool_] | None = None,
+) -> list[Hit]:
+    """The k best items by cosine and lift together, from the k nearest by cosine.
+
+    The list is as exact as theirs: lifts are above zero, so an item without one that is not among
+    the k nearest is beaten by all of them.
+
+    Args:
+        nearest: what `ItemIndex.search` found for the same interests, k, excluded and allowed.
+        lift: of one user's items.
+        vectors: [N + 1, D], of all items.
+        interests: [S, D] at unit length.
+        k: number of items.
+        excluded: item indices that may not be listed.
+        allowed: bool [N + 1], as in `ItemIndex.search`.
+
+    Returns:
+        At most k hits, best first; ties in the order of item indices.
+    """
+    if not nearest:
+        return []
+    found = np.array([hit.item for hit in nearest])
+    owners = np.array([hit.interest for hit in nearest])
+    scores = np.array([hit.score for hit in nearest], dtype=np.float32)
+    largest = scores[0]
+    scores += _lifts_of(found, lift)
+    # No other cosine is above the largest: most items have too little lift to come into the list.
+    needed = scores.min() - largest - ROUNDING if len(nearest) == k else -np.inf
+    items = lift.items[lift.values >= needed]
+    free = np.ones(len(vectors), dtype=bool) if allowed is None else allowed.copy()
+    free[np.asarray(excluded, dtype=np.int64)] = False
+    free[found] = False
+    free[PADDING_INDEX] = False
+    items = items[free[items]]
+    cosines = vectors[items] @ interests.T  # [n, S]
+    found = np.concatenate([found, items])
+    owners = np.concatenate([owners, cosines.argmax(axis=1)])
+    scores = np.concatenate([scores, cosines.max(axis=1) + _lifts_of(items, lift)])
+    best = np.lexsort((found, -scores))[:k]
+    return [
+        Hit(*one)
+        for one in zip(
+            found[best].tolist(), scores[best].tolist(), owners[best].tolist(), strict=True
+        )
+    ]
+
+
+def _lifts_of(items: NDArray[np.integer], lift: Lift) -> NDArray[np.float32]:
+    """Of any items, 0 where there is none."""
+    if not len(lift.items):
+        return np.zeros(len(items), dtype=np.float32)
+    places = np.searchsorted(lift.items, items).clip(max=len(lift.items) - 1)
+    return np.where(lift.items[places] == items, lift.values[places], np.float32(0))
 
 
 def _cells(vectors: NDArray[np.float32], exact: faiss.IndexFlat) -> faiss.IndexIVFFlat:

@@ -79,7 +79,10 @@ class Item(BaseModel):
 class Recommended(Item):
     """One recommended item."""
 
-    score: float = Field(description="Cosine with the interest that found it; 0 where none did.")
+    score: float = Field(
+        description="Cosine with the interest that found it, and what is added where it often "
+        "comes after the user's last items; 0 where no interest found it."
+    )
     interest: int = Field(description="Which interest found it, from 1; 0 where none did.")
     categories: list[str]
     because: list[Item] | None = Field(

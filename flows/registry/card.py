@@ -49,11 +49,17 @@ def model_card(
         "with new items was not measured here."
     )
     reads = recipe.encoder.backbone.pretrained.source or "a small Llama trained from scratch"
+    transitions = (
+        " Beyond it, an item scores higher where it often came after the user's last ones, if "
+        "validation gained by that: the run's metric `transitions/weight`."
+        if recipe.transitions.max_weight
+        else ""
+    )
     return f"""# HyMiRec, recipe {recipe.name}
 
 Recommends items from a user's history: {settings.num_interests} interests a user, from the codes \
 of up to {settings.max_history} events and the last {settings.num_recent} items. Item texts are \
-read by {reads}. After arXiv 2510.13738.
+read by {reads}. After arXiv 2510.13738.{transitions}
 
 ## Data
 

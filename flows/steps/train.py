@@ -152,7 +152,7 @@ def _recommender_inputs(
     return {
         "codebook": codebook.digest,
         "split": split.model_dump(),
-        **recipe.model_dump(mode="json", include={"recommender", "training"}),
+        **recipe.model_dump(mode="json", include={"recommender", "training", "transitions"}),
         **source_digests(recipe.recommender.backbone),
         "code": _code(),
     }

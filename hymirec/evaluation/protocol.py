@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from hymirec.evaluation.metrics import rank_of_target
-from hymirec.models.base import Recommender
+from hymirec.models.base import InterestRecommender, Recommender
 from hymirec.schema import PADDING_INDEX
 from hymirec.splits import Case
 from hymirec.tensors import pad
+from hymirec.transitions import Transitions
 
 SCORES_AT_ONCE = 2**24
 """Numbers of a table of scores, users by items, that are held at once."""
@@ -103,3 +104,43 @@ def rank_cases(
     """Ranks of the very next items alone, float [cases]; see `answer_cases`."""
     answers = answer_cases(model, cases, batch_size=batch_size)
     return answers.ranks[:, 0] if exclude_seen else answers.seen_kept
+
+
+@torch.no_grad()
+def rank_by_scale(
+    model: InterestRecommender,
+    transitions: Transitions,
+    scales: Sequence[float],
+    cases: Sequence[Case],
+    *,
+    batch_size: int = 256,
+) -> Tensor:
+    """What `rank_cases` says of a model with transitions at each of some scales, in one pass.
+
+    Args:
+        model: in evaluation mode, without transitions.
+        transitions: at any scale.
+        scales: to try.
+        cases: what to ask; known items are left out.
+        batch_size: cases at once, at most.
+
+    Returns:
+        float [scales, cases].
+    """
+    ranks = torch.empty(len(scales), len(cases))
+    order = sorted(range(len(cases)), key=lambda i: len(cases[i].known))
+    batch_size = max(1, min(batch_size, SCORES_AT_ONCE // len(model.item_vectors())))
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        known = [cases[i].known for i in places]
+        inputs = model.assemble(known)
+        cosines = model.score(inputs)
+        cosines[:, PADDING_INDEX] = -torch.inf
+        rows = np.repeat(np.arange(len(known)), [len(one) for one in known])
+        cosines[rows, np.concatenate([one.items for one in known])] = -torch.inf
+        targets = torch.tensor([cases[i].target for i in places])
+        lifts = transitions.scaled(1.0).lifts([one.items for one in known]).toarray()
+        for row, scale in zip(ranks, scales, strict=True):
+            scores = cosines + scale * torch.from_numpy(lifts)
+            row[places] = rank_of_target(scores, targets).float()
+    return ranks

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from hymirec.models.base import InterestRecommender
-from hymirec.retrieval import ItemIndex
+from hymirec.retrieval import ItemIndex, lifted
 from hymirec.splits import Case
 
 
@@ -28,14 +28,18 @@ def index_recall(
     shares = []
     for case in cases:
         inputs = model.assemble([case.known])
-        interests = model.encode_user(inputs)[0]
-        seen = case.known.items.tolist()
-        scores = (interests @ model.item_vectors().T).amax(dim=0)
+        interests = model.encode_user(inputs)[0].numpy()
+        seen = case.known.items
+        scores = model.score(inputs)[0].clone()
         scores[[0, *seen]] = -torch.inf
         exact = scores.topk(min(k, len(scores))).values
         exact = exact[exact > -torch.inf]
         if not len(exact):
             continue
-        found = [hit.item for hit in index.search(interests.numpy(), k, excluded=seen)]
+        hits = index.search(interests, k, excluded=seen)
+        if model.transitions is not None:
+            lift = model.transitions.lift(seen)
+            hits = lifted(hits, lift, model.item_vectors().numpy(), interests, k, seen)
+        found = [hit.item for hit in hits]
         shares.append(float((scores[found] >= exact[-1] - 1e-6).sum()) / len(exact))
     return sum(shares) / max(1, len(shares))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pandas as pd
+import torch
 from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from hymirec.examples import Examples
 from hymirec.inputs import IndexedHistory
 from hymirec.splits import count_items
 from hymirec.tensors import assemble
+from hymirec.transitions import Transitions
 
 
 class Recommender(nn.Module, ABC):
@@ -46,7 +48,14 @@ class Recommender(nn.Module, ABC):
 
 
 class InterestRecommender(Recommender):
-    """Users as S interests, items as vectors, a score as the best cosine between the two."""
+    """Users as S interests, items as vectors, a score as the best cosine between the two.
+
+    Attributes:
+        transitions: what is added to the cosines; None adds nothing. Of all models HyMiRec alone
+            keeps them when it is saved.
+    """
+
+    transitions: Transitions | None = None
 
     @abstractmethod
     def encode_user(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -57,9 +66,14 @@ class InterestRecommender(Recommender):
         """[N + 1, D] at unit length; row 0, padding, is zero."""
 
     def score(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Best cosine over the interests, in -1..1."""
+        """Best cosine over the interests, in -1..1, and what transitions add to it."""
         interests = self.encode_user(inputs)
-        return (interests @ self.item_vectors().T).amax(dim=1)
+        scores = (interests @ self.item_vectors().T).amax(dim=1)
+        if self.transitions is None:
+            return scores
+        items, lengths = inputs["recent_items"].cpu().numpy(), inputs["recent_length"].tolist()
+        recent = [row[:length] for row, length in zip(items, lengths, strict=True)]
+        return scores + torch.from_numpy(self.transitions.lifts(recent).toarray()).to(scores.device)
 
 
 class TrainedRecommender(Recommender):

@@ -45,6 +45,9 @@ from hymirec.models.layers import (
 )
 from hymirec.models.pretrained import save_architecture, take_over, without_adapters
 from hymirec.negatives import NegativeSampler, Sampling, false_negatives
+from hymirec.transitions import Transitions
+
+TRANSITIONS = "transitions.safetensors"
 
 Matching = Literal["hungarian", "max"]
 """`hungarian`: a window's groups to interests, one to one. `max`: every target to the interest
@@ -129,11 +132,13 @@ class HyMiRec(InterestRecommender, TrainedRecommender):
         self.refined_queries = nn.Parameter(_apart(config.num_interests, width))
 
     def save(self, directory: Path) -> None:
-        """Write settings and weights; item embeddings and codebook are among the weights."""
+        """Write settings, weights, with items and codebook among them, and transitions if any."""
         directory.mkdir(parents=True)
         (directory / "settings.json").write_text(self.settings.model_dump_json(indent=2))
         save_file(without_adapters(self).state_dict(), directory / "weights.safetensors")
         save_architecture(self.backbone, directory / "backbone")
+        if self.transitions is not None:
+            self.transitions.save(directory / TRANSITIONS)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -143,6 +148,8 @@ class HyMiRec(InterestRecommender, TrainedRecommender):
         codebook = codebook_from_tensors(weights, "codebook.")
         model = cls(weights["items"], codebook, settings, saved=directory / "backbone")
         model.load_state_dict(weights)
+        if (directory / TRANSITIONS).exists():  # without weight, and before there were any, not
+            model.transitions = Transitions.load(directory / TRANSITIONS)
         return model.eval()
 
     def with_catalogue(self, items: Tensor, codebook: Codebook) -> Self:
@@ -154,6 +161,8 @@ class HyMiRec(InterestRecommender, TrainedRecommender):
         other = copy.copy(self)
         other._buffers = self._buffers | {"items": items}
         other._modules = self._modules | {"codebook": codebook}
+        if self.transitions is not None:
+            other.transitions = self.transitions.for_items(len(items) - 1)
         return other
 
     def start_from(self, backbone: nn.Module) -> None:

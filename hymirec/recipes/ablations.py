@@ -22,9 +22,15 @@ def _with(part: str, **fields: Any) -> Change:
     return change
 
 
+def _both(first: Change, second: Change) -> Change:
+    return lambda recipe: second(first(recipe))
+
+
 def _codebook(config: Any) -> Change:
     return lambda recipe: recipe.model_copy(update={"codebook": config})
 
+
+_no_transitions = _with("transitions", max_weight=0.0)
 
 ABLATIONS: dict[str, Change] = {
     "no_lightweight_recommender": _with("recommender", num_coarse=0),
@@ -34,9 +40,11 @@ ABLATIONS: dict[str, Change] = {
     "no_multi_interest": _with("recommender", num_interests=1),
     "no_window_targets": _with("recommender", window=1),
     "max_matching": _with("recommender", matching="max"),
-    "paper_loss": _with("recommender", merged_weight=0.0),
+    "no_transitions": _no_transitions,
+    "paper_loss": _both(_with("recommender", merged_weight=0.0), _no_transitions),
 }
-"""Ours goes beyond the paper in `merged_weight`; `paper_loss` is the paper as it stands."""
+"""Ours goes beyond the paper in `merged_weight` and in transitions; `paper_loss`, without either,
+is the paper as it stands."""
 
 SWEEPS: dict[str, dict[str, Change]] = {
     "interests": {f"interests={n}": _with("recommender", num_interests=n) for n in (1, 2, 3, 4)},

@@ -13,6 +13,7 @@ from hymirec.models.hymirec import HyMiRecConfig
 from hymirec.models.nextitem import NextItemConfig
 from hymirec.models.pretrained import PretrainedConfig
 from hymirec.training import TrainingConfig
+from hymirec.transitions import TransitionConfig
 
 
 class Settings(BaseModel):
@@ -63,6 +64,8 @@ class Recipe(Settings):
     """The model that is served."""
     training: TrainingConfig
     """Of the recommender."""
+    transitions: TransitionConfig = TransitionConfig()
+    """What follows what: counted, and weighed on validation, when the recommender is trained."""
 
     def at_rate(self, learning_rate: float | None) -> Recipe:
         """The same with another learning rate in all trainings; None changes nothing."""
