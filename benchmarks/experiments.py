@@ -91,7 +91,7 @@ async def measure_requests(home: Home, count: int) -> dict[str, Any]:
             before = time.thread_time(), time.perf_counter()
             route = rollout.route(user, query, {})
             await rollout.on_answer(
-                Answered(f"request-{number}", user, query, route, answer, True, 0.01)
+                Answered(f"request-{number}", user, query, route, answer, seconds=0.01)
             )
             cpu[number] = time.thread_time() - before[0]
             wall[number] = time.perf_counter() - before[1]
