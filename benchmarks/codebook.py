@@ -259,7 +259,7 @@ def recall_from_codes(quick: bool) -> dict[str, float]:
         model = train(exact, exact.codes(), "exact")
         without = recall(model, exact.codes())
         result = {"r10_exact": without}
-        model.item_vectors = lambda: vectors  # type: ignore[method-assign]
+        model.item_vectors = lambda: vectors
         for name, preset in (("codes", "compact"), ("paper", "paper")):
             codebook = fit_codebook(vectors[1:], PRESETS[preset])
             decoded = codebook.decode(codebook.encode(vectors))

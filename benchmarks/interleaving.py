@@ -16,9 +16,11 @@ import argparse
 import json
 import random
 import time
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hymirec.abtest.analysis import estimate
 from hymirec.abtest.interleaving import TREATMENT, preference, team_draft
@@ -26,6 +28,9 @@ from hymirec.abtest.metrics import CLICKS, CLICKS_BEFORE, METRICS, SHOWN
 from hymirec.simulation.crowd import UNEVENNESS, Crowd
 from hymirec.simulation.recommender import MOST_ITEMS, SimulatedRecommender
 from hymirec.simulation.scenarios import LIST_LENGTH, SCENARIOS, VISITS
+
+Pair = list[SimulatedRecommender]
+"""Champion and challenger."""
 
 ALPHA, POWER = 0.05, 0.8
 RUNS, QUICK_RUNS, USERS = 100, 10, 3200
@@ -56,7 +61,7 @@ def main() -> None:
     print(json.dumps(crowds["simulator"] | {"runs": runs, "crowds": crowds, "seconds": seconds}))
 
 
-def _compared(mean_visits, unevenness, runs, seed):
+def _compared(mean_visits: float, unevenness: float, runs: int, seed: int) -> dict[str, Any]:
     """Both designs on one crowd."""
     scenario = SCENARIOS["better"]
     crowd = Crowd.make(USERS, seed, unevenness)
@@ -80,7 +85,9 @@ def _compared(mean_visits, unevenness, runs, seed):
     }
 
 
-def _ab(crowd, pair, visits, runs, rng):
+def _ab(
+    crowd: Crowd, pair: Pair, visits: NDArray[np.int64], runs: int, rng: np.random.Generator
+) -> dict[int, float]:
     """Share of runs that are sure, by number of users of both variants."""
     everybody = np.arange(len(visits))
     chances = [
@@ -109,7 +116,9 @@ def _ab(crowd, pair, visits, runs, rng):
     return {size: count / runs for size, count in sure.items()}
 
 
-def _interleaved(crowd, pair, visits, runs, rng):
+def _interleaved(
+    crowd: Crowd, pair: Pair, visits: NDArray[np.int64], runs: int, rng: np.random.Generator
+) -> dict[int, float]:
     """Likewise, by number of users who come, whether they click or not."""
     coin = random.Random(0)
     per_visit = np.repeat(np.arange(len(visits)), visits)
@@ -137,7 +146,7 @@ def _interleaved(crowd, pair, visits, runs, rng):
     return {size: count / runs for size, count in sure.items()}
 
 
-def _needed(sure):
+def _needed(sure: dict[int, float]) -> int | None:
     """The fewest users from which on the power is reached."""
     for size in SIZES:
         if all(sure[larger] >= POWER for larger in SIZES if larger >= size):

@@ -16,6 +16,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,9 @@ def main(settings: dict) -> None:
 
 
 @torch.no_grad()
-def measured(model, dataset, events, held_out, num_recent) -> dict[str, float]:
+def measured(
+    model: Any, dataset: Any, events: pd.DataFrame, held_out: pd.Series, num_recent: int
+) -> dict[str, float]:
     """Recall and NDCG of the held-out items among those a user has not seen."""
     model.eval()
     number = dataset.field2token_id["item_id"]
