@@ -74,13 +74,13 @@ def _compared(mean_visits: float, unevenness: float, runs: int, seed: int) -> di
         "interleaving": _interleaved(crowd, pair, visits, runs, rng),
     }
     needed = {name: _needed(found) for name, found in sure.items()}
-    both = needed["ab"] and needed["interleaving"]
+    ab, mixed = needed["ab"], needed["interleaving"]
     return {
         "visits": mean_visits,
         "unevenness": unevenness,
         "true_lift": worth[1] / worth[0] - 1,
         "users_needed": needed,
-        "times_fewer": needed["ab"] / needed["interleaving"] if both else None,
+        "times_fewer": ab / mixed if ab and mixed else None,
         "power": sure,
     }
 
