@@ -4,7 +4,8 @@
 
 RecTools' SASRec and RecBole's GRU4Rec run in an environment of their own (`benchmarks/peers/` says
 how to make it), each with its own default loss, the softmax over the whole catalogue, and the same
-width, layers, recent items, dropout and learning rate as ours; its batches are its own. Everyone is
+width, layers, recent items, dropout and learning rate as ours, RecTools' in batches of as many
+users (its own 128 would be four steps an epoch here, in which it learns nothing). Everyone is
 asked after each epoch about the validation items that training has, seen items left out, and the
 epoch with the best NDCG@10 counts.
 
@@ -35,6 +36,9 @@ from hymirec.splits import LeaveLastSplit, count_items
 from hymirec.training import TrainingConfig, train
 
 NUM_RECENT, WIDTH, DROPOUT, RATE, SEED = 50, 64, 0.2, 1e-3, 0
+BATCH = 16
+PEERS_BATCH = {"SASRec": BATCH, "GRU4Rec": 512}
+"""Users; of RecBole's GRU4Rec, which reads every prefix of a history by itself, prefixes."""
 
 
 def make(name: str, split: LeaveLastSplit, num_items: int) -> IdRecommender:
@@ -65,7 +69,7 @@ def ours(name: str, split: LeaveLastSplit, num_items: int, num_epochs: int) -> d
         return measured
 
     config = TrainingConfig(
-        num_epochs=num_epochs, max_steps=1_000_000, batch_size=16, learning_rate=RATE,
+        num_epochs=num_epochs, max_steps=1_000_000, batch_size=BATCH, learning_rate=RATE,
         patience=num_epochs, seed=SEED,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
@@ -79,7 +83,7 @@ def theirs(name: str, split: LeaveLastSplit, python: Path, num_epochs: int) -> d
     settings = {
         "width": WIDTH, "num_layers": 2, "num_heads": 2, "num_recent": NUM_RECENT,
         "dropout": DROPOUT, "learning_rate": RATE, "loss": "softmax", "num_negatives": 0,
-        "num_epochs": num_epochs, "seed": SEED, "batch_size": 128 if name == "SASRec" else 512,
+        "num_epochs": num_epochs, "seed": SEED, "batch_size": PEERS_BATCH[name],
     }  # fmt: skip
     script = {"SASRec": "rectools_sasrec", "GRU4Rec": "recbole_gru4rec"}[name]
     return best(list(epochs_of_peer(python, script, split, settings, evaluate=True)))
