@@ -56,7 +56,8 @@ def measure(benchmark: Benchmark, *, quick: bool, peer_python: Path | None) -> d
         raise RuntimeError(f"{benchmark.name} printed no JSON") from error
     return {
         "benchmark": benchmark.name,
-        "command": " ".join(["python", *command[1:]]),
+        # As anybody would type it: where the peer's interpreter lies is this machine's affair.
+        "command": " ".join(["python", *command[1:]]).replace(str(peer_python), "PYTHON"),
         "quick": quick,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
