@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -94,11 +93,9 @@ def test_the_readme_has_commands_and_a_program():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("documented_port")
 @pytest.mark.timeout(2400)
 def test_the_readme_runs_as_it_stands(tmp_path):
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 5055)) == 0:
-            pytest.skip("something listens on port 5055")
     run = Shell(tmp_path)
     write_world(generate(WorldConfig.tiny()), tmp_path / "DIR")
     run("hymirec demo")  # what `make demo` does when it has installed

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,11 +46,9 @@ def test_the_tutorial_names_what_its_data_has():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("documented_port")
 @pytest.mark.timeout(1800)
 def test_the_tutorial_runs_as_it_stands(tmp_path):
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 5055)) == 0:
-            pytest.skip("something listens on port 5055")
     write_movielens(tmp_path / "ml-latest-small")
     # A recipe for so few films; all else is as it stands.
     commands = script().replace("--recipe demo", "--recipe tiny")

@@ -14,6 +14,8 @@ from serving.registry import VersionInfo
 from serving.rollout import ChampionOnly
 from serving.settings import GatewaySettings
 
+from .console_desk import FakeDesk
+
 EXAMPLE = {"inputs": [{"user_id": "u1"}]}
 
 
@@ -89,3 +91,8 @@ def store(home):
     store = ExperimentStore(home)
     yield store
     store.close()
+
+
+@pytest.fixture
+def desk(store):
+    return FakeDesk(store)

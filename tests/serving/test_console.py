@@ -1,12 +1,9 @@
 """The console's pages: what they show, what they change, and whom they let in."""
 
 import re
-import threading
 import time
-from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from features.logs.event_log import Event, EventLog
@@ -16,93 +13,11 @@ from features.logs.readings import ReadingLog
 from features.logs.readouts import ReadoutMaker
 from hymirec.abtest.decisions import decide
 from hymirec.abtest.definition import parse
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import HymirecError
 from serving.gateway import create_app
-from serving.server import free_port
 from serving.tokens import ENV_TOKENS, Tokens
 
-from . import webdriver
-
-TEXT = """
-name: longer
-hypothesis: Version 2 reads <b>longer</b> histories.
-owner: recommendations
-variants:
-  - {name: control, model: champion}
-  - {name: new, model: 2}
-guardrails:
-  - {metric: error_rate, absolute: 0.05}
-ramp:
-  - {share: 0.5, min_users: 40}
-  - {share: 1.0, min_users: 400}
-horizon: {days: 7}
-"""
-VERSIONS = {"control": 1, "new": 2}
-READ, OPERATE = "read-token-of-anna-00", "operate-token-of-bea-00"
-PAGES = ["/experiments", "/experiments/new", "/experiments/longer", "/experiments/longer?now=1",
-         "/experiments/longer/kill", "/versions", "/versions/1", "/versions/champion",
-         "/versions/compare?a=1&b=2", "/versions/roll-back", "/health", "/users",
-         "/users?user_id=u1", "/kill-all"]  # fmt: skip
-
-
-class FakeDesk:
-    """What flows would say of two versions."""
-
-    def __init__(self, store):
-        self.store = store
-        self.rolled_back = []
-        self.refuses = ""
-
-    def _version(self, number):
-        return {
-            "version": str(number), "aliases": ["champion"] if number == 1 else [],
-            "registered": "2026-01-02T03:04:05+00:00", "recipe": "small", "data_digest": "d",
-            "codebook_id": "book", "feature_service": "f", "features_online": number == 1,
-            "run_id": f"run{number}", "gate": "passed: better", "gate_report": "",
-            "metrics": {"R@10": 0.1 * number}, "card": "# Card", "params": {"seed": str(number)},
-        }  # fmt: skip
-
-    def versions(self):
-        return [self._version(2), self._version(1)]
-
-    def version(self, name):
-        number = {"champion": "1"}.get(name, name)
-        if number not in ("1", "2"):
-            raise UsageError(f"no version of hymirec is {name!r}")
-        return self._version(int(number))
-
-    def history(self, *, version="", limit=20):
-        return self.store.log.read(limit=limit)
-
-    def roll_back(self, *, reason, actor):
-        self.rolled_back.append((reason, actor))
-
-    def resolve(self, experiment):
-        if any(one.model == 9 for one in experiment.variants):
-            raise UsageError("no version of hymirec is '9'")
-        return VERSIONS
-
-    def start(self, name, *, reason, actor):
-        return self.store.start(name, VERSIONS, reason=reason, actor=actor)
-
-    def conclude(self, name, winner, *, reason, actor, promote, force):
-        if promote and not force and winner == "new" and self.refuses:
-            raise UsageError(self.refuses)
-        return self.store.end(name, "concluded", reason=reason, winner=winner, actor=actor)
-
-    def gate_says(self, version):
-        return "it is champion" if version == 1 else "the gate has not compared it yet"
-
-    def monitoring(self):
-        return [
-            {"metric": "served/hit_rate", "what": "hits", "limit": 0.1, "side": "below",
-             "points": [(1e9, 0.3), (1e9 + 60, 0.05)], "is_crossed": True}
-        ]  # fmt: skip
-
-
-@pytest.fixture
-def desk(store):
-    return FakeDesk(store)
+from .console_desk import OPERATE, PAGES, READ, TEXT, VERSIONS
 
 
 @pytest.fixture
@@ -446,61 +361,3 @@ def test_what_is_away_or_unknown_is_a_page_too(client, store, monkeypatch):
     page = client.get("/console/experiments")
     assert page.status_code == 503
     assert "<h1>Not possible</h1>" in page.text
-
-
-@pytest.fixture
-def address(home, make_fleet, desk, monkeypatch):
-    """The console at a real address, for those who sign in with a token."""
-    monkeypatch.setenv(ENV_TOKENS, f"{READ} read anna; {OPERATE} operate bea")
-    app = create_app(home, make_fleet(), tokens=Tokens.from_environment(), desk=desk)
-    port = free_port("127.0.0.1")
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-
-
-@pytest.mark.skipif(not webdriver.is_there(), reason="needs chromium and chromedriver")
-def test_an_owner_works_with_a_phones_width_and_a_keyboard(address, store):
-    with webdriver.Browser(width=360, height=740) as browser:
-        browser.open(f"{address}/console/experiments/new")
-        browser.is_at("/console/sign-in")
-        # The field has the focus: no mouse is needed.
-        browser.write("#token", OPERATE + webdriver.ENTER)
-        browser.is_at("/console/experiments/new")
-        browser.press(webdriver.TAB)
-        assert browser.run("return document.activeElement.innerText") == "Skip to the content"
-        browser.press(webdriver.ENTER)
-        assert browser.run("return document.activeElement.id") == "main"
-        browser.run("document.getElementById('text').value = arguments[0]", TEXT)
-        browser.click("button[value=check]")
-        browser.sees("It can be created")
-        browser.click("button[value=create]")
-        browser.is_at("/console/experiments/longer")
-        browser.follow("Start")
-        browser.is_at("/console/experiments/longer/start")
-        browser.write("#reason", "try it" + webdriver.ENTER)
-        browser.is_at("/console/experiments/longer")
-        assert store.get("longer").state == "running"
-        browser.follow("Kill switch")
-        browser.is_at("/console/experiments/longer/kill")
-        assert store.get("longer").state == "running"  # it asks first
-        browser.click("button.danger")
-        browser.is_at("/console/experiments/longer")
-        browser.sees("killed")
-        assert store.get("longer").state == "stopped"
-        for path in PAGES:
-            if path.endswith("/kill"):
-                continue
-            browser.open(f"{address}/console{path}")
-            wide = browser.run("return document.scrollingElement.scrollWidth")
-            assert wide <= 360, (path, wide)
-            loaded = browser.run(
-                "return performance.getEntriesByType('resource').map(one => one.name)"
-            )
-            assert {urlsplit(one).netloc for one in loaded} <= {urlsplit(address).netloc}
-        assert browser.complaints() == []

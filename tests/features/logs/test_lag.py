@@ -52,6 +52,7 @@ def test_a_consumer_that_stands_still_is_noticed_and_one_that_caught_up_too(tmp_
         wait_for(lambda: limit.degraded == LATE_EVENTS)
         consumer.catch_up()
         wait_for(lambda: limit.degraded is None)
+        assert consumer.lag_seconds() == 0
     finally:
         stop.set()
         thread.join()
