@@ -27,9 +27,10 @@ sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file_
 import numpy as np
 
 from features.logs.event_log import Event, EventLog
-from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.experiments import ExperimentStore
 from features.logs.exposures import Exposure, ExposureLog
 from features.logs.readouts import ReadoutMaker
+from features.logs.standing import StoredExperiment
 from hymirec.abtest.decisions import decide
 from hymirec.abtest.definition import Experiment
 from hymirec.home import Home

@@ -9,6 +9,7 @@ read twice.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -135,9 +136,10 @@ def _cut(
     """Count, for R users and times, the events until then; `times` [L] by user, never falling."""
     numbers, names = pd.factorize(users)
     order = np.argsort(numbers, kind="stable")
-    starts = np.searchsorted(numbers[order], np.arange(1, len(names)))
+    bounds = np.searchsorted(numbers[order], np.arange(len(names) + 1))
     ends = np.zeros(len(users), dtype=np.int64)
-    for name, rows in zip(names, np.split(order, starts), strict=True):
+    for name, (start, stop) in zip(names, itertools.pairwise(bounds), strict=True):
+        rows = order[start:stop]
         if name in times:
             ends[rows] = np.searchsorted(times[name], at[rows], side="right")
     return ends

@@ -25,6 +25,7 @@ from features.online import FeatureReader, FeatureWriter, list_codebooks
 from hymirec.errors import DataError, HymirecError
 from hymirec.history import History
 from hymirec.home import Home
+from hymirec.long_work import lines
 
 log = logging.getLogger(__name__)
 
@@ -198,10 +199,13 @@ class EventConsumer:
         self._publications = -1
         self._wake = threading.Event()
 
-    def catch_up(self) -> int:
-        """Take in all events there are; how many."""
+    def catch_up(self, stop: threading.Event | None = None) -> int:
+        """Take in all events there are, or until told to stop; how many."""
         taken = 0
-        while self.event_log.after(self.event_log.offset(CONSUMER), 1):
+        tell = lines("events", "events")
+        while not (stop and stop.is_set()) and self.event_log.after(
+            self.event_log.offset(CONSUMER), 1
+        ):
             with self.event_log.writing():
                 position = self.event_log.offset(CONSUMER)
                 events = self.event_log.after(position, EVENTS_PER_ROUND)
@@ -212,6 +216,8 @@ class EventConsumer:
                     updater.update(list(clicks), clicks)
                 self.event_log.advance(CONSUMER, events[-1].position if events else position)
             taken += len(events)
+            if len(events) == EVENTS_PER_ROUND:  # there are more
+                tell(taken, taken + self.event_log.end - events[-1].position)
         return taken
 
     def _news(self, events: Sequence[LoggedEvent]) -> dict[str, list[Click]]:
@@ -242,7 +248,7 @@ class EventConsumer:
                 if self.event_log.offset(PUBLICATIONS) != self._publications:
                     with self.event_log.writing():
                         self._find_codebooks()
-                self.catch_up()
+                self.catch_up(stop)
             except Exception as error:  # whatever it is, events wait and are tried again
                 known = isinstance(error, HymirecError)
                 log.warning("events wait in the log: %s", error, exc_info=not known)

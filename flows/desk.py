@@ -9,7 +9,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from features.logs.audit_log import Entry
-from features.logs.experiments import StoredExperiment
+from features.logs.standing import StoredExperiment
 from flows.monitoring.series import Series
 from flows.monitoring.settings import METRICS, read_config
 from flows.registry import lifecycle

@@ -18,9 +18,10 @@ from mlflow.entities import Metric
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.experiments import ExperimentStore
 from features.logs.readings import ReadingLog
 from features.logs.readouts import ReadoutMaker
+from features.logs.standing import StoredExperiment
 from flows.registry.lifecycle import conclude
 from flows.runtime.notify import HOOKS, notify
 from hymirec.abtest.decisions import PERSON, Decision, decide

@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.experiments import ExperimentStore
 from features.logs.exposure_journal import ExposureJournal
 from features.logs.exposures import Exposure, ShadowAnswer
+from features.logs.standing import StoredExperiment
 from hymirec.abtest.assignment import Assignment, Split, assign
 from hymirec.abtest.definition import Variant
 from hymirec.abtest.shadow import overlap
@@ -137,8 +138,9 @@ class ExperimentRollout:
         while not self._stop.wait(LOOK_SECONDS):
             try:
                 self.look()
-            except HymirecError as error:
-                log.warning("experiments cannot be looked up: %s", error)
+            except Exception as error:  # whatever it is, a kill must still be noticed
+                known = isinstance(error, HymirecError)
+                log.warning("experiments cannot be looked up: %s", error, exc_info=not known)
 
     # What follows is called on the gateway's event loop.
 

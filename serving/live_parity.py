@@ -68,8 +68,9 @@ class LiveParity:
         while not stop.wait(SECONDS_BETWEEN_CHECKS):
             try:
                 self.check()
-            except HymirecError as error:
-                log.warning("rows cannot be compared: %s", error)
+            except Exception as error:  # whatever it is, the next rows are compared all the same
+                known = isinstance(error, HymirecError)
+                log.warning("rows cannot be compared: %s", error, exc_info=not known)
 
 
 def _share() -> float:

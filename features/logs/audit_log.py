@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +34,7 @@ from sqlalchemy import (
     literal,
     select,
 )
+from sqlalchemy.engine import Connection
 
 from features.logs.database import Log, numbered_table
 
@@ -137,6 +138,7 @@ class AuditLog(Log):
     def record(
         self, kind: str, subject: str, *, before: str = "", after: str = "", reason: str = "",
         evidence: Mapping[str, Any] | None = None, actor: str = "",
+        connection: Connection | None = None,
     ) -> Entry:  # fmt: skip
         """Append an entry; it is on disk when this returns.
 
@@ -148,6 +150,8 @@ class AuditLog(Log):
             reason: in a line.
             evidence: JSON values.
             actor: `current_actor()` where it is not given.
+            connection: in whose transaction, of the same database, the entry is to be: it is there
+                when what else is in it is there, and not otherwise.
 
         Raises:
             HymirecError: the log cannot be written.
@@ -167,11 +171,12 @@ class AuditLog(Log):
         latest = func.max if self._database.is_sqlite else func.greatest
         rows = select(latest(last, now), *(literal(value) for value in values.values()))
         statement = insert(_AUDIT).from_select(["microseconds", *values], rows)
-        with self._database.naming_it(), self._database.engine.begin() as connection:
-            self._database.in_order(connection)
-            connection.execute(statement)
-            written = connection.execute(select(_AUDIT).order_by(_AUDIT.c.position.desc()).limit(1))
-            return _from_row(written.one())
+        own = nullcontext(connection) if connection else self._database.engine.begin()
+        with self._database.naming_it(), own as transaction:
+            self._database.in_order(transaction)
+            transaction.execute(statement)
+            written = select(_AUDIT).order_by(_AUDIT.c.position.desc()).limit(1)
+            return _from_row(transaction.execute(written).one())
 
     def read(
         self, *, subject: str = "", kinds: Collection[str] = (), after: int = 0,

@@ -1,4 +1,4 @@
-"""Experiments of a home: what is declared, what state each is in, and what was read of it.
+"""Experiments of a home: what is declared, and what state each is in.
 
 In the database of the event log, so that the gateway, the flow and the command line see one thing.
 Every change of state is in the audit log under `experiment/<name>`, by whom and why.
@@ -7,12 +7,14 @@ Every change of state is in the audit log under `experiment/<name>`, by whom and
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -20,6 +22,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Row,
+    Select,
     String,
     Table,
     Text,
@@ -31,15 +34,13 @@ from sqlalchemy import (
 
 from features.logs.audit_log import AuditLog, Entry
 from features.logs.database import Log
-from hymirec.abtest.decisions import Progress
+from features.logs.events import first_problem
+from features.logs.standing import HOLDS_TRAFFIC, State, StoredExperiment, refuse_overlap
 from hymirec.abtest.definition import Experiment
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
-State = Literal["draft", "running", "paused", "stopped", "rolled_back", "concluded"]
-HOLDS_TRAFFIC: tuple[State, ...] = ("running", "paused")
-"""States in which an experiment's users are nobody else's."""
-FINISHED: tuple[State, ...] = ("stopped", "rolled_back", "concluded")
+log = logging.getLogger(__name__)
 
 _METADATA = MetaData()
 _EXPERIMENTS = Table(
@@ -58,67 +59,11 @@ _EXPERIMENTS = Table(
     Column("reason", Text, nullable=False),
     Column("revision", BigInteger, nullable=False),
 )
-
-
-@dataclass(frozen=True)
-class StoredExperiment:
-    """An experiment and where it stands.
-
-    Attributes:
-        experiment: as it was declared; once started it never changes.
-        state: draft, running, paused; or ended: stopped, rolled_back, concluded.
-        step: of the ramp, from 0.
-        versions: registered version of each variant, fixed when it started; empty before.
-        created: seconds since 1970 UTC, like those that follow.
-        started: None before.
-        step_since: when the present step began; None before.
-        ended: None before.
-        winner: variant that won, empty where none did.
-        reason: of the last change.
-        revision: grows with every change.
-    """
-
-    experiment: Experiment
-    state: State
-    step: int
-    versions: dict[str, int]
-    created: float
-    started: float | None
-    step_since: float | None
-    ended: float | None
-    winner: str
-    reason: str
-    revision: int
-
-    @property
-    def name(self) -> str:
-        """Of the experiment."""
-        return self.experiment.name
-
-    @property
-    def share(self) -> float:
-        """Of its traffic that takes part at present."""
-        return self.experiment.ramp[self.step].share if self.state == "running" else 0.0
-
-    @property
-    def chooses_versions(self) -> bool:
-        """Whether it decides which version answers, not only what one is asked with."""
-        return self.experiment.mode != "ab" or len(set(self.versions.values())) > 1
-
-    @property
-    def progress(self) -> Progress:
-        """For `hymirec.abtest.decisions`; of one that has started."""
-        assert self.started is not None
-        assert self.step_since is not None
-        return Progress(self.step, self.started, self.step_since)
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as JSON values."""
-        return vars(self) | {
-            "experiment": self.experiment.model_dump(),
-            "name": self.name,
-            "share": self.share,
-        }
+_ACTIVE = (
+    select(_EXPERIMENTS)
+    .where(_EXPERIMENTS.c.state.in_(HOLDS_TRAFFIC))
+    .order_by(_EXPERIMENTS.c.created)
+)
 
 
 def subject_of(name: str) -> str:
@@ -155,20 +100,19 @@ class ExperimentStore(Log):
         Raises:
             UsageError: there is none.
         """
-        found = self._read(select(_EXPERIMENTS).where(_EXPERIMENTS.c.name == name))
+        found = self._read(_called(name))
         if not found:
             known = ", ".join(one.name for one in self.all()) or "none"
             raise UsageError(f"no experiment is called {name!r} in {self.home.root}: {known}")
         return found[0]
 
     def all(self) -> list[StoredExperiment]:
-        """All experiments, the newest first."""
-        return self._read(select(_EXPERIMENTS).order_by(_EXPERIMENTS.c.created.desc()))
+        """All experiments that this release can read, the newest first; of others the log tells."""
+        return self._readable(select(_EXPERIMENTS).order_by(_EXPERIMENTS.c.created.desc()))
 
     def active(self) -> list[StoredExperiment]:
-        """Those that hold traffic, in the order they were created."""
-        query = select(_EXPERIMENTS).where(_EXPERIMENTS.c.state.in_(HOLDS_TRAFFIC))
-        return self._read(query.order_by(_EXPERIMENTS.c.created))
+        """Those that hold traffic, in the order they were created; read as `all`."""
+        return self._readable(_ACTIVE)
 
     def revision(self) -> int:
         """A number that changes whenever any experiment does; costs little."""
@@ -208,11 +152,12 @@ class ExperimentStore(Log):
             with self._database.naming_it(), self._database.engine.begin() as connection:
                 connection.execute(delete(_EXPERIMENTS).where(_EXPERIMENTS.c.name == name))
                 connection.execute(insert(_EXPERIMENTS).values(values))
-            self.log.record(
-                "changed" if before else "created", subject_of(name), after="draft", actor=actor,
-                before=before.state if before else "", reason=experiment.hypothesis,
-                evidence={"definition": experiment.model_dump()},
-            )  # fmt: skip
+                self.log.record(
+                    "changed" if before else "created", subject_of(name), after="draft",
+                    before=before.state if before else "", reason=experiment.hypothesis,
+                    evidence={"definition": experiment.model_dump()}, actor=actor,
+                    connection=connection,
+                )  # fmt: skip
         return self.get(name)
 
     def refuse_used(self, name: str, *, replace_draft: bool = False) -> StoredExperiment | None:
@@ -221,7 +166,8 @@ class ExperimentStore(Log):
         Raises:
             UsageError: as `create`.
         """
-        before = next((one for one in self.all() if one.name == name), None)
+        found = self._read(_called(name))
+        before = found[0] if found else None
         if before is not None and before.started is not None:
             raise UsageError(
                 f"an experiment was called {name!r} before: choose another name, "
@@ -251,7 +197,7 @@ class ExperimentStore(Log):
         """
 
         def change(stored: StoredExperiment) -> dict[str, Any]:
-            self._refuse_overlap(replace(stored, versions=dict(versions)))
+            refuse_overlap(replace(stored, versions=dict(versions)), self._read(_ACTIVE))
             now = self.clock()
             return {
                 "state": "running", "versions": json.dumps(dict(versions)), "started": now,
@@ -366,36 +312,12 @@ class ExperimentStore(Log):
         self.log.close()
         super().close()
 
-    def _refuse_overlap(self, stored: StoredExperiment) -> None:
-        traffic = stored.experiment.traffic
-        for other in self.active():
-            if other.name != stored.name and traffic.overlaps(other.experiment.traffic):
-                has = other.experiment.traffic
-                raise UsageError(
-                    f"{stored.name} wants {traffic.begin:g} to {traffic.end:g} of layer "
-                    f"{traffic.layer!r}, and {other.name} ({other.state}) has {has.begin:g} to "
-                    f"{has.end:g}: nobody can be in both"
-                )
-            if other.experiment.traffic.layer == traffic.layer:
-                continue
-            if stored.chooses_versions and other.chooses_versions:
-                raise UsageError(
-                    f"{stored.name} and {other.name} ({other.state}) both choose versions, so they "
-                    f"have to share layer {other.experiment.traffic.layer!r}"
-                )
-            both = stored.experiment.settings & other.experiment.settings
-            if both:
-                raise UsageError(
-                    f"{stored.name} and {other.name} ({other.state}) both set {min(both)}, so they "
-                    f"have to share layer {other.experiment.traffic.layer!r}"
-                )
-
     def _move(
         self, kind: str, name: str, come_from: tuple[State, ...],
         change: Callable[[StoredExperiment], dict[str, Any]], reason: str, *, actor: str = "",
         evidence: Mapping[str, Any] | None = None,
     ) -> StoredExperiment:  # fmt: skip
-        """Change a row and record it, one at a time among processes."""
+        """Change a row and record it, both or neither, one at a time among processes."""
         with self.log.moving():
             before = self.get(name)
             if before.state not in come_from:
@@ -407,16 +329,33 @@ class ExperimentStore(Log):
             statement = update(_EXPERIMENTS).where(_EXPERIMENTS.c.name == name).values(values)
             with self._database.naming_it(), self._database.engine.begin() as connection:
                 connection.execute(statement)
-            after = self.get(name)
-            self.log.record(
-                kind, subject_of(name), before=_standing(before), after=_standing(after),
-                reason=reason, evidence=evidence, actor=actor,
-            )  # fmt: skip
+                after = _stored(connection.execute(_called(name)).one())
+                self.log.record(
+                    kind, subject_of(name), before=_standing(before), after=_standing(after),
+                    reason=reason, evidence=evidence, actor=actor, connection=connection,
+                )  # fmt: skip
         return after
 
     def _read(self, query: Any) -> list[StoredExperiment]:
+        return [_stored(row) for row in self._rows(query)]
+
+    def _readable(self, query: Any) -> list[StoredExperiment]:
+        """As `_read`; one that a later release declared keeps nobody from the others."""
+        found = []
+        for row in self._rows(query):
+            try:
+                found.append(_stored(row))
+            except HymirecError as error:
+                log.warning("%s: it is passed over", error)
+        return found
+
+    def _rows(self, query: Any) -> Sequence[Row[Any]]:
         with self._database.naming_it(), self._database.engine.connect() as connection:
-            return [_stored(row) for row in connection.execute(query)]
+            return connection.execute(query).all()
+
+
+def _called(name: str) -> Select[Any]:
+    return select(_EXPERIMENTS).where(_EXPERIMENTS.c.name == name)
 
 
 def _standing(stored: StoredExperiment) -> str:
@@ -424,8 +363,15 @@ def _standing(stored: StoredExperiment) -> str:
 
 
 def _stored(row: Row[Any]) -> StoredExperiment:
+    try:
+        experiment = Experiment.model_validate_json(row.definition)
+    except ValidationError as error:
+        raise HymirecError(
+            f"experiment {row.name} ({row.state}) cannot be read by this release: "
+            f"{first_problem(error)}"
+        ) from error
     return StoredExperiment(
-        Experiment.model_validate_json(row.definition), row.state, row.step,
+        experiment, row.state, row.step,
         json.loads(row.versions), row.created, row.started, row.step_since, row.ended,
         row.winner, row.reason, row.revision,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from features.logs.event_log import EventLog
-from features.logs.experiments import StoredExperiment
 from features.logs.exposures import ExposureLog
 from features.logs.outcomes import DAYS_BEFORE, Outcomes, events_of, outcomes
+from features.logs.standing import StoredExperiment
 from features.online import FeatureReader, list_codebooks
 from hymirec.abtest.catalogue import ItemEstimate, NewItems, compare_items
 from hymirec.abtest.definition import Experiment, Variant
@@ -28,11 +29,13 @@ from hymirec.errors import HymirecError
 from hymirec.home import Home
 from hymirec.schema import ITEM_ID
 
+log = logging.getLogger(__name__)
+
 NEW_SECONDS = 7 * 86_400.0
 """For how long after its publication an item is new."""
 KNOWN_IMPRESSIONS = 100
 """Times a new item has to be shown to have become known, if one variant were shown to everybody."""
-PUBLISHERS = "publishers.csv"
+PUBLISHERS, PUBLISHER = "publishers.csv", "publisher"
 """In a home's catalogue, who published which item: columns `item_id` and `publisher`."""
 USERS_PER_READ = 5000
 BASELINE_DAYS = 14
@@ -194,12 +197,22 @@ class ReadoutMaker:
         return [one for one in estimates if one.metric in asked]
 
     def _publishers(self, items: NDArray[np.str_]) -> NDArray[np.int64] | None:
-        """Numbers of the items' publishers; None where nobody says."""
+        """Numbers of the items' publishers; None where nobody says, or not so that it is clear."""
         path = self.home.catalogue / PUBLISHERS
         if not path.is_file():
             return None
-        by_item = pd.read_csv(path, dtype=str).set_index(ITEM_ID)["publisher"]
-        return pd.factorize(by_item.reindex(items))[0].astype(np.int64)
+        try:
+            table = pd.read_csv(path, dtype=str)[[ITEM_ID, PUBLISHER]].drop_duplicates()
+        except (OSError, ValueError, KeyError) as error:
+            problem = f"columns {ITEM_ID} and {PUBLISHER} cannot be read: {error}"
+        else:
+            by_item = table.set_index(ITEM_ID)[PUBLISHER]
+            if by_item.index.is_unique:
+                return pd.factorize(by_item.reindex(items))[0].astype(np.int64)
+            problem = f"item {by_item.index[by_item.index.duplicated()][0]!r} has two publishers"
+        # One metric is the poorer for it: guardrails must not wait until somebody mends the file.
+        log.warning("%s: %s: publishers are not counted", path, problem)
+        return None
 
 
 def _clicks_of(found: Outcomes, team: int) -> NDArray[np.float64]:

@@ -12,7 +12,8 @@ from contextlib import closing
 from typing import Any
 
 from features.logs.audit_log import FORCED, PROMOTION
-from features.logs.experiments import HOLDS_TRAFFIC, ExperimentStore, StoredExperiment
+from features.logs.experiments import ExperimentStore
+from features.logs.standing import HOLDS_TRAFFIC, StoredExperiment
 from flows.gate.aside import ask_gate
 from flows.registry.aliases import Aliases
 from flows.runtime.settings import CHAMPION

@@ -11,7 +11,7 @@ from rich.table import Table
 from hymirec.display import out, show_wide
 
 if TYPE_CHECKING:
-    from features.logs.experiments import StoredExperiment
+    from features.logs.standing import StoredExperiment
 
 _COLUMNS = ("", "metric", "variant", "control", "treatment", "lift", "interval", "p", "note")
 

@@ -20,7 +20,8 @@ from hymirec.errors import UsageError
 from hymirec.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
-    from features.logs.experiments import ExperimentStore, StoredExperiment
+    from features.logs.experiments import ExperimentStore
+    from features.logs.standing import StoredExperiment
     from hymirec.abtest.definition import Experiment
     from hymirec.home import Home
 

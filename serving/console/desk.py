@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from features.logs.audit_log import Entry
-from features.logs.experiments import StoredExperiment
+from features.logs.standing import StoredExperiment
 from hymirec.abtest.definition import Experiment
 
 

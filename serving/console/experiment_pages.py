@@ -7,7 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.experiments import ExperimentStore
+from features.logs.standing import StoredExperiment
 from hymirec.abtest.definition import example, parse, to_yaml
 from hymirec.abtest.metrics import METRICS
 from hymirec.errors import HymirecError, UsageError

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.experiments import ExperimentStore
 from features.logs.readings import Reading, ReadingLog
 from features.logs.readouts import ReadoutMaker
+from features.logs.standing import StoredExperiment
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.metrics import METRICS
 from hymirec.home import Home

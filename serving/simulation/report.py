@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from features.logs.event_log import EventLog
-from features.logs.experiments import StoredExperiment
 from features.logs.exposures import ExposureLog
 from features.logs.outcomes import events_of, outcomes
+from features.logs.standing import StoredExperiment
 from hymirec.abtest.analysis import estimate
 from hymirec.abtest.assignment import place
 from hymirec.abtest.metrics import METRICS

@@ -21,7 +21,8 @@ import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from features.logs.experiments import ExperimentStore, StoredExperiment
+from features.logs.experiments import ExperimentStore
+from features.logs.standing import StoredExperiment
 from hymirec.abtest.assignment import place
 from hymirec.abtest.definition import Mode
 from hymirec.errors import HymirecError

@@ -83,6 +83,13 @@ def test_a_history_holds_what_happened_until_then(home):
     ]  # fmt: skip
 
 
+def test_a_set_of_nobody_is_empty(home):
+    found = training_set(home, CODEBOOK, pairs(("u1", 20)).head(0))
+    assert (len(found), found.indexed({}), list(found.without_history.columns)) == (
+        0, [], ["user_id", "event_timestamp", "num_events", "reason"],
+    )  # fmt: skip
+
+
 def test_a_models_histories_are_cut_at_the_same_time(home):
     found = training_set(home, CODEBOOK, pairs(("u1", 20), ("u1", 15), ("u1", 9), ("nobody", 1)))
     known = {"i1": 1, "i3": 2}  # as of a model that knows neither i5 nor i2

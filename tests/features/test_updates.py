@@ -257,6 +257,23 @@ def test_a_running_consumer_finds_a_codebook_that_is_published_later(home):
     assert row_of(home, "u1", third) == ["i1", "i4", "i2"]
 
 
+def test_a_consumer_told_to_stop_leaves_the_rest_of_a_backlog_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(updates, "EVENTS_PER_ROUND", 2)
+    consumer, stop = EventConsumer(Home.at(tmp_path).create()), threading.Event()
+    consumer.event_log.append(clicks(*(("i1", second) for second in range(7))))
+    advance = consumer.event_log.advance
+
+    def stopped_meanwhile(*position):
+        advance(*position)
+        stop.set()
+
+    monkeypatch.setattr(consumer.event_log, "advance", stopped_meanwhile)
+    consumer.run(stop, interval=0.01)
+    assert consumer.event_log.offset(updates.CONSUMER) == 2
+    monkeypatch.undo()
+    assert consumer.catch_up() == 5
+
+
 def test_a_lost_row_is_made_anew_from_what_was_published(home):
     consumer = EventConsumer(home)
     writer = online.FeatureWriter(home, CODEBOOK)
@@ -331,7 +348,7 @@ def test_a_consumer_outlives_what_nobody_thought_of(home, monkeypatch, caplog):
     consumer, stop = EventConsumer(home), threading.Event()
     calls = []
 
-    def fail_once(self):
+    def fail_once(self, stop):
         calls.append(1)
         if len(calls) == 1:
             raise RuntimeError("nobody thought of this")

@@ -122,10 +122,19 @@ def test_a_restart_and_a_ramp_move_nobody_and_lose_nothing(home, store, begun, s
     assert len(exposures(home)) == 2 * counted + len(USERS)
 
 
-def test_the_kill_switch_works_within_a_second(store, begun, serve):
+def test_the_kill_switch_works_within_a_second(store, begun, serve, monkeypatch):
     begun(ramp=DECLARED["ramp"][1:])
+    errors = [RuntimeError("nobody thought of this")]
+
+    def revision():
+        if errors:
+            raise errors.pop()
+        return store.revision()
+
     with serve() as served:
         assert {served.ask(user)["variant"] for user in USERS} == {"one/control", "one/new"}
+        monkeypatch.setattr(served.rollout._store, "revision", revision)
+        wait_until(lambda: not errors)
         store.kill("one")
         time.sleep(1.0)
         assert {served.ask(user)["variant"] for user in USERS} == {None}

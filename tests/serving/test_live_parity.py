@@ -1,5 +1,6 @@
 """Rows that say something else than history and log are counted, in traffic."""
 
+import threading
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,6 +13,7 @@ from features.logs.event_log import EventLog
 from features.online import FeatureReader, FeatureWriter
 from hymirec.errors import UsageError
 from hymirec.home import Home
+from serving import live_parity
 from serving.live_parity import ENV_SHARE, LiveParity
 
 CODEBOOK = "0123456789ab"
@@ -50,6 +52,23 @@ def test_a_wrong_row_is_counted(log, monkeypatch, caplog):
     assert metrics.get_sample_value("hymirec_parity_compared_total") == 3
     assert metrics.get_sample_value("hymirec_parity_mismatches_total") == 1
     assert "the row of user 'u1'" in caplog.text
+
+
+def test_a_check_that_fails_is_not_the_last(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(live_parity, "SECONDS_BETWEEN_CHECKS", 0.01)
+    log, stop, checks = EventLog(Home.at(tmp_path).create()), threading.Event(), []
+
+    def check(self):
+        checks.append(1)
+        if len(checks) == 1:
+            raise RuntimeError("nobody thought of this")
+        stop.set()
+
+    monkeypatch.setattr(LiveParity, "check", check)
+    LiveParity(log, CollectorRegistry()).run(stop)
+    assert len(checks) == 2
+    assert "nobody thought of this" in caplog.text
+    log.close()
 
 
 def test_the_share_is_kept_to(log, monkeypatch):

@@ -4,13 +4,15 @@ import json
 import time
 
 import pytest
+from sqlalchemy import text
 
+from features.logs.audit_log import AuditLog
 from features.logs.experiments import ExperimentStore
 from features.logs.readings import ReadingLog
 from hymirec.abtest.decisions import Decision
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.readout import Readout, mismatch
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
 VERSIONS = {"control": 7, "longer": 8}
@@ -177,6 +179,44 @@ def test_the_kill_switch_for_all_passes_over_one_that_has_just_ended(store, monk
     store.kill("left")
     assert [one.name for one in store.kill_all(reason="fire")] == ["right"]
     assert store.get("right").state == "stopped"
+
+
+def test_a_change_that_cannot_be_recorded_is_not_made(store, monkeypatch):
+    store.create(declared())
+
+    def full(*_, **__):
+        raise HymirecError("audit log log.db cannot be used: database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditLog, "record", full)
+        for change in (lambda: store.start("longer-histories", VERSIONS),
+                       lambda: store.create(declared("other"))):  # fmt: skip
+            with pytest.raises(HymirecError, match="disk is full"):
+                change()
+    assert [(one.name, one.state) for one in store.all()] == [("longer-histories", "draft")]
+    assert store.start("longer-histories", VERSIONS).state == "running"
+
+
+def test_one_that_a_later_release_declared_stops_no_other(store, caplog):
+    half = {"begin": 0.0, "end": 0.5}
+    for name, traffic in (("newer", half), ("older", {"begin": 0.5, "end": 1.0})):
+        store.create(declared(name, traffic=traffic))
+        store.start(name, VERSIONS)
+    definition = declared("newer", traffic=half).model_dump_json()[:-1] + ', "bandit": true}'
+    with store._database.engine.begin() as connection:
+        change = text("UPDATE experiments SET definition = :new WHERE name = 'newer'")
+        connection.execute(change, {"new": definition})
+    assert [one.name for one in store.active()] == [one.name for one in store.all()] == ["older"]
+    why = "experiment newer (running) cannot be read by this release: bandit: Extra inputs"
+    assert why in caplog.text
+    with pytest.raises(HymirecError, match=r"newer .* cannot be read"):
+        store.get("newer")
+    store.create(declared("wants-its-users", traffic=half))
+    for refused in (lambda: store.start("wants-its-users", VERSIONS),
+                    lambda: store.create(declared("newer"), replace_draft=True)):  # fmt: skip
+        with pytest.raises(HymirecError, match=r"newer .* cannot be read"):
+            refused()
+    assert [one.name for one in store.kill_all()] == ["older"]
 
 
 def test_readouts_are_kept_in_their_order(tmp_path):

@@ -142,6 +142,22 @@ def test_new_items_become_known(home, maker, started):
     assert (cold.control, cold.treatment) == (0, pytest.approx(1 / 3, abs=0.02))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("item,publisher\ni201,ana\n", "columns item_id and publisher cannot be read"),
+        ("", "columns item_id and publisher cannot be read"),
+        ("item_id,publisher\ni201,ana\ni201,ana\ni202,ana\ni202,bea\n", "item 'i202' has two"),
+    ],
+)
+def test_a_wrong_file_of_publishers_costs_one_metric(home, maker, started, caplog, text, says):
+    (home.catalogue / "publishers.csv").write_text(text)
+    stored = started(secondary=["active_publishers", "coverage"])
+    simulate(maker, stored, (0.1, 0.1), users=50)
+    assert [one.metric for one in maker.read(stored).items] == ["coverage"]
+    assert f"{home.catalogue / 'publishers.csv'}: {says}" in caplog.text
+
+
 def test_a_plan_is_made_of_what_was_served(maker, started):
     stored = started()
     assert "nothing has been served yet" in maker.plan(stored.experiment)
