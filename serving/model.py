@@ -117,13 +117,12 @@ class HyMiRecModel(PythonModel):
     def take_in_items(self) -> None:
         """Extend the package by what was published since the last look.
 
-        One thread at a time; a publication that cannot be read is passed over for good.
+        One thread at a time. A damaged publication is passed over for good; one that the disk does
+        not give is waited for, and those after it with it, for they have the last word.
         """
-        new = [path for path in publications(self._publications) if path.name not in self._taken]
-        if not new:
-            return
-        self._taken |= {path.name for path in new}
-        for path in new:
+        for path in publications(self._publications):
+            if path.name in self._taken:
+                continue
             try:
                 additions = read([path])
                 if additions is not None:
@@ -131,6 +130,9 @@ class HyMiRecModel(PythonModel):
                     log.info("%d items taken in", len(additions))
             except HymirecError as error:
                 log.warning("published items cannot be taken in: %s", error)
+                if not _is_given(path):
+                    return
+            self._taken.add(path.name)
 
     def predict(
         self, context: Any, model_input: list[Row], params: dict[str, Any] | None = None
@@ -280,6 +282,15 @@ def _keep_looking(model: weakref.ref[HyMiRecModel]) -> None:
             log.exception("looking for published items failed")
         del found
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _is_given(path: Path) -> bool:
+    """Whether the disk gives a file at all, whatever is in it."""
+    try:
+        path.read_bytes()
+    except OSError:
+        return False
+    return True
 
 
 def _registered_as(directory: Path) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,7 @@ from serving.server import LOOPBACK, ModelServer
 K = 10
 STRANGER = "nobody has this id 0b5e"
 MAX_PROBLEMS = 5
+SECONDS_BETWEEN_LOOKS = 0.1
 _MB = 1024 * 1024
 
 
@@ -89,9 +90,14 @@ class Trial:
         traceback: TracebackType | None,
     ) -> None:  # fmt: skip
         """Stop the servers, those still starting too."""
-        for server in self._servers:
-            server.stop()
-        self._pool.shutdown()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        starting = set(self._started)
+        while True:  # one whose process is only being made cannot be stopped yet
+            for server in self._servers:
+                server.stop()
+            if not starting:
+                return
+            _, starting = wait(starting, SECONDS_BETWEEN_LOOKS)
 
 
 def _start(server: ModelServer) -> float:

@@ -182,6 +182,18 @@ def test_a_publication_that_cannot_be_read_does_not_keep_out_the_next(model, cap
     assert model.package.items == ["b"]
 
 
+def test_a_publication_that_the_disk_does_not_give_is_waited_for(model):
+    path = publish(model._publications, additions("a"))
+    elsewhere = path.rename(path.with_suffix(".away"))
+    path.symlink_to("nowhere")
+    publish(model._publications, additions("b"))
+    model.take_in_items()
+    assert model.package.items == []
+    elsewhere.replace(path)
+    model.take_in_items()
+    assert model.package.items == ["a", "b"]
+
+
 def test_looking_goes_on_until_the_model_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(serving.model, "SECONDS_BETWEEN_LOOKS", 0.01)
     found = HyMiRecModel()
