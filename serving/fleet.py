@@ -70,6 +70,7 @@ class Fleet:
         Raises:
             HymirecError: there is none, or its model server does not come up.
         """
+        self._loop = asyncio.get_running_loop()
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
         self._session = aiohttp.ClientSession(
             timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
@@ -104,8 +105,9 @@ class Fleet:
         return not self._follower.done()
 
     def look_now(self) -> None:
-        """Say that the registry may have changed."""
-        self._changed.set()
+        """Say that the registry may have changed; from any thread."""
+        with suppress(RuntimeError):  # the loop is closed: there is nobody to look
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def served(self, version: int | None) -> ServedVersion | None:
         """The version that answers when this one is asked for; None when it is not ready.

@@ -11,12 +11,16 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
+from mlflow.exceptions import MlflowException
+
 from features.logs.audit_log import FORCED, PROMOTION
 from features.logs.experiments import ExperimentStore
+from features.logs.readouts import ReadoutMaker
 from features.logs.standing import HOLDS_TRAFFIC, StoredExperiment
 from flows.gate.aside import ask_gate
 from flows.registry.aliases import Aliases
 from flows.runtime.settings import CHAMPION
+from hymirec.abtest.decisions import doubts
 from hymirec.abtest.definition import Experiment
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
@@ -90,7 +94,8 @@ def conclude(
         winner: variant that has won.
         reason: in a line.
         actor: who does it, by default who runs this.
-        evidence: the numbers behind it.
+        evidence: the numbers behind it. Where there are none, as of a person who decides, the
+            numbers are looked at: what they have against the winner is logged, and is on record.
         promote: whether the winner's version is to become champion.
         force: without the gate; named so in the history.
         clock: tells what time it is; simulations have their own.
@@ -100,6 +105,7 @@ def conclude(
         UsageError: it has ended, has no such variant, the winner cannot answer, or the champion has
             changed meanwhile.
         GateError: the winner has not passed the gate, or the gate could not judge.
+        HymirecError: it has ended, but the registry does not take the champion.
     """
     with closing(ExperimentStore(home, clock=clock)) as store, closing(Aliases(home)) as aliases:
         stored = store.get(name)
@@ -109,6 +115,8 @@ def conclude(
             raise UsageError(
                 f"{name} is {state}: only one that is running or paused can be concluded"
             )
+        if evidence is None:
+            evidence = {"doubts": _doubts(home, stored, winner, store.clock())}
         version = str(stored.versions[winner])
         champion = aliases.get(CHAMPION)
         moves = promote and champion != version
@@ -124,12 +132,31 @@ def conclude(
             name, "concluded", reason=reason, winner=winner, actor=actor, evidence=evidence
         )
         if moves:
-            aliases.move(
-                CHAMPION, version, FORCED if force else PROMOTION,
-                reason=f"experiment {name}: {reason}", expected=champion, actor=actor,
-                evidence=(evidence or {}) | passed | {"experiment": name, "variant": winner},
-            )  # fmt: skip
+            try:
+                aliases.move(
+                    CHAMPION, version, FORCED if force else PROMOTION,
+                    reason=f"experiment {name}: {reason}", expected=champion, actor=actor,
+                    evidence=evidence | passed | {"experiment": name, "variant": winner},
+                )  # fmt: skip
+            except (HymirecError, MlflowException) as error:
+                said = str(error).partition("\n")[0]
+                raise HymirecError(
+                    f"{name} is concluded, but version {version} could not be made {CHAMPION}: "
+                    f"{said}: `hymirec promote {version}` is still to be done"
+                ) from error
         return ended
+
+
+def _doubts(home: Home, stored: StoredExperiment, winner: str, now: float) -> list[str]:
+    """What the numbers have against a winner that a person names; it is logged."""
+    try:
+        with closing(ReadoutMaker(home)) as maker:
+            found = doubts(stored.experiment, maker.read(stored, now), winner)
+    except HymirecError as error:
+        found = [f"the numbers cannot be read: {error}"]
+    for one in found:
+        log.warning("%s: the numbers do not support %s: %s", stored.name, winner, one)
+    return found
 
 
 def _passage(aliases: Aliases, version: str, champion: str, judge: Judge) -> dict[str, Any]:

@@ -7,10 +7,11 @@ with samples enough and nothing broken ramps. All else holds: no data is no good
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hymirec.abtest.analysis import Estimate
+from hymirec.abtest.analysis import Estimate, Guarded
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.metrics import METRICS
 from hymirec.abtest.readout import Readout
@@ -58,30 +59,65 @@ def decide(experiment: Experiment, progress: Progress, readout: Readout) -> Deci
     """Decide on a running experiment."""
     broken = [one for one in readout.guardrails if one.state == "broken"]
     if broken:
-        worst = broken[0]
-        return Decision(
-            "roll_back",
-            f"guardrail {worst.metric} is broken: {worst.variant} {_number(worst.treatment)}, "
-            f"control {_number(worst.control)}, margin {worst.margin}"
-            + (f" ({worst.note})" if worst.note else ""),
-            {"guardrails": [vars(one) for one in broken]},
-        )
-    for what, found in (("assigned", readout.assigned), ("shown lists", readout.exposed)):
-        if found.found:
-            counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
-            return Decision(
-                "pause",
-                f"sample-ratio mismatch: users {what} are {counts} (p {found.p_value:.1g})",
-                {"mismatch": vars(found)},
-            )  # fmt: skip
-    users = sum(readout.assigned.counts.values())
-    if readout.crossovers > MAX_CROSSOVERS * (users + readout.crossovers):
-        return Decision("pause", readout.warnings[0], {"crossovers": readout.crossovers})
+        evidence = {"guardrails": [vars(one) for one in broken]}
+        return Decision("roll_back", _says_of_guardrail(broken[0]), evidence)
+    for said, evidence in _unbelievable(readout):
+        return Decision("pause", said, evidence)
     if experiment.mode == "shadow":
         return Decision("hold", "a shadow decides nothing")
     if experiment.mode == "interleaving":
         return _of_preference(experiment, readout)
     return _of_samples(experiment, progress, readout)
+
+
+def doubts(experiment: Experiment, readout: Readout, winner: str) -> list[str]:
+    """Why the numbers do not support a winner that a person names, a line each; none where they do.
+
+    That nothing is better than the control takes no proof, so the control may win unless something
+    is.
+
+    Args:
+        experiment: which.
+        readout: of it.
+        winner: a variant's name.
+    """
+    found = [said for said, _ in _unbelievable(readout)]
+    if experiment.mode == "shadow":
+        return [*found, "a shadow is shown to nobody: no user has chosen"]
+    if experiment.mode == "interleaving":
+        decision = _of_preference(experiment, readout)
+        is_control = winner == experiment.control.name
+        if (decision.action == "conclude") == is_control:
+            found.append(decision.reason)
+        return found
+    for one in readout.guardrails:
+        if one.variant == winner and one.state != "held":
+            found.append(
+                _says_of_guardrail(one) if one.state == "broken"
+                else f"guardrail {one.metric} of {winner} is not settled"
+            )  # fmt: skip
+    if winner == experiment.control.name:
+        better = [one for one in readout.primary if verdict(one) == "better"]
+        return [*found, *(_says(one, "is better") for one in better)]
+    own = [one for one in readout.primary if one.variant == winner]
+    users = readout.exposed.counts.get(winner, 0)
+    if not own:
+        return [*found, f"nothing is known of {winner} in {experiment.primary}, with {users} users"]
+    words = {"worse": "is worse", "open": "is not surely better"}
+    return [*found, *(f"{_says(one, words[verdict(one)])} of {users} users"
+                      for one in own if verdict(one) != "better")]  # fmt: skip
+
+
+def _unbelievable(readout: Readout) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Why no number of a readout is to be believed, each with the numbers behind it."""
+    for what, found in (("assigned", readout.assigned), ("shown lists", readout.exposed)):
+        if found.found:
+            counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
+            said = f"sample-ratio mismatch: users {what} are {counts} (p {found.p_value:.1g})"
+            yield said, {"mismatch": vars(found)}
+    users = sum(readout.assigned.counts.values())
+    if readout.crossovers > MAX_CROSSOVERS * (users + readout.crossovers):
+        yield readout.warnings[0], {"crossovers": readout.crossovers}
 
 
 def _of_samples(experiment: Experiment, progress: Progress, readout: Readout) -> Decision:
@@ -185,6 +221,14 @@ def _says(estimate: Estimate, what: str) -> str:
     return (
         f"{estimate.variant} {what} in {estimate.metric}: {estimate.lift:+.1%} "
         f"({low:+.1%} to {high:+.1%})"
+    )
+
+
+def _says_of_guardrail(one: Guarded) -> str:
+    return (
+        f"guardrail {one.metric} is broken: {one.variant} {_number(one.treatment)}, "
+        f"control {_number(one.control)}, margin {one.margin}"
+        + (f" ({one.note})" if one.note else "")
     )
 
 

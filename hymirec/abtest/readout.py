@@ -104,7 +104,10 @@ def read_out(
         mismatch(names, [int((part[VARIANT] == name).sum()) for name in names], experiment.weights)
         for part in (users, shown)
     )
-    readout = Readout(experiment.name, time, share, assigned, exposed, crossovers)
+    readout = Readout(
+        experiment.name, time, share, assigned, exposed, crossovers,
+        warnings=_warnings(crossovers, len(users)),
+    )  # fmt: skip
     if experiment.mode == "shadow":
         return readout
     by_variant = {name: (part(users, name), part(shown, name)) for name in names}
@@ -118,7 +121,6 @@ def read_out(
         ),
         segments=_segments(experiment, by_variant, foretell=foretell),
         guardrails=_guardrails(experiment, by_variant),
-        warnings=_warnings(crossovers, len(users)),
     )  # fmt: skip
 
 

@@ -143,13 +143,23 @@ def _do(
     elif action == "stop":
         store.end(name, "stopped", reason=reason, actor=actor)
     elif action == "conclude":
-        site.desk.conclude(
-            name, fields.get("winner", ""), reason=reason, actor=actor,
-            promote=fields.get("promote") == "yes", force=fields.get("force") == "yes",
-        )  # fmt: skip
+        _conclude(site, name, fields, reason, actor)
     else:
         store.kill(name, reason=reason, actor=actor)
     site.gateway.fleet.look_now()
+
+
+def _conclude(site: Site, name: str, fields: dict[str, str], reason: str, actor: str) -> None:
+    winner = fields.get("winner", "")
+
+    def work() -> None:
+        site.desk.conclude(
+            name, winner, reason=reason, actor=actor,
+            promote=fields.get("promote") == "yes", force=fields.get("force") == "yes",
+        )  # fmt: skip
+        site.gateway.fleet.look_now()
+
+    site.conclusions.make(name, winner, work)
 
 
 def _confirm(
@@ -195,6 +205,7 @@ def _show(site: Site, request: Request, stored: StoredExperiment, *, is_live: bo
         decisions=readings[::-1][:DECISIONS_SHOWN],
         history=site.experiments.history(stored.name), declaration=to_yaml(stored.experiment),
         waits_for=waits_for if stored.state == "running" else [],
+        conclusion=site.conclusions.of(stored.name),
         plan=views.plan(site.home, stored.experiment) if stored.state == "draft" else None,
     )  # fmt: skip
 

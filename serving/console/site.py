@@ -19,6 +19,7 @@ from features.logs.exposures import ExposureLog
 from features.logs.readings import ReadingLog
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
+from serving.console.conclusions import Conclusions
 from serving.console.desk import Desk
 from serving.sessions import Sessions
 from serving.tokens import Sender
@@ -53,6 +54,7 @@ class Site:
         self.gateway = gateway
         self.desk = desk
         self.sessions = sessions
+        self.conclusions = Conclusions()
         self._templates = Environment(
             loader=PackageLoader("serving.console"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
@@ -181,7 +183,9 @@ class Page(APIRoute):
                 status = next(
                     (code for kind, code in STATUSES.items() if isinstance(error, kind)), 503
                 )
-                return _site(request).page(request, "error.html", status, message=str(error))
+                return _site(request).page(
+                    request, "error.html", status, message=str(error), is_refusal=status != 503
+                )
 
         return handle
 
@@ -199,6 +203,10 @@ def _minute(moment: float | datetime | None) -> str:
         return "–"
     time = datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else moment
     return f"{time:%Y-%m-%d %H:%M}"
+
+
+def _second(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%H:%M:%S}"
 
 
 def _percent(value: float | None) -> str:
@@ -243,6 +251,7 @@ def _words(text: str) -> str:
 
 FILTERS: dict[str, Callable[[Any], str]] = {
     "minute": _minute,
+    "second": _second,
     "percent": _percent,
     "share": _share,
     "number": _number,

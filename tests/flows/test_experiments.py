@@ -6,6 +6,7 @@ import time
 import mlflow
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 
 from features.logs.audit_log import FORCED, PROMOTION, AuditLog
 from features.logs.event_log import Event, EventLog
@@ -269,6 +270,7 @@ def test_the_gate_is_asked_where_it_has_not_compared_the_two(home, store):
         judged(home, "pass")
 
     conclude(home, "longer", "new", reason="sure", judge=judge)
+    assert store.history("longer")[0].evidence["doubts"] == []
     assert asked == [("2", "--judge")]
     assert Aliases(home).get("champion") == "2"
     assert store.get("longer").state == "concluded"
@@ -300,7 +302,24 @@ def test_a_gate_that_cannot_judge_changes_nothing(home, store):
     assert (store.get("longer").winner, Aliases(home).get("champion")) == ("control", "1")
 
 
-def test_concluding_by_hand(home, store):
+def test_a_registry_that_is_away_after_the_end_is_said_to_be(home, store, monkeypatch):
+    won(home, store)
+    judged(home, "pass")
+
+    def away(*_, **__):
+        raise MlflowException("API request failed\nwith a trace")
+
+    monkeypatch.setattr(Aliases, "move", away)
+    with pytest.raises(HymirecError) as failed:
+        conclude(home, "longer", "new", reason="sure")
+    assert str(failed.value) == (
+        "longer is concluded, but version 2 could not be made champion: API request failed: "
+        "`hymirec promote 2` is still to be done"
+    )
+    assert store.get("longer").state == "concluded"
+
+
+def test_concluding_by_hand(home, store, caplog):
     store.create(declared(on_win="report"))
     start(home, "longer")
     with pytest.raises(UsageError, match="has no variant 'newest'"):
@@ -309,6 +328,9 @@ def test_concluding_by_hand(home, store):
     conclude(home, "longer", "new", reason="sure", promote=False)
     assert Aliases(home).get("champion") == "1"
     assert store.get("longer").winner == "new"
+    doubt = "nothing is known of new in click_through, with 0 users"
+    assert f"longer: the numbers do not support new: {doubt}" in caplog.text
+    assert store.history("longer")[0].evidence["doubts"][-1] == doubt
     with pytest.raises(UsageError, match="is concluded"):
         conclude(home, "longer", "new", reason="again")
 

@@ -1,5 +1,7 @@
 """What the console's tests declare, open and ask: made-up versions behind a desk of their own."""
 
+import threading
+
 from hymirec.errors import UsageError
 
 TEXT = """
@@ -31,6 +33,8 @@ class FakeDesk:
         self.store = store
         self.rolled_back = []
         self.refuses = ""
+        self.judged = threading.Event()
+        self.judged.set()
 
     def _version(self, number):
         return {
@@ -65,6 +69,7 @@ class FakeDesk:
         return self.store.start(name, VERSIONS, reason=reason, actor=actor)
 
     def conclude(self, name, winner, *, reason, actor, promote, force):
+        assert self.judged.wait(10)
         if promote and not force and winner == "new" and self.refuses:
             raise UsageError(self.refuses)
         return self.store.end(name, "concluded", reason=reason, winner=winner, actor=actor)

@@ -14,6 +14,7 @@ from features.logs.readouts import ReadoutMaker
 from hymirec.abtest.decisions import decide
 from hymirec.abtest.definition import parse
 from hymirec.errors import HymirecError
+from serving.console import conclusions
 from serving.gateway import create_app
 from serving.tokens import ENV_TOKENS, Tokens
 
@@ -90,6 +91,13 @@ def act(client, name, action, **fields):
     assert page.status_code == 200
     sent = {"seal": seal_in(page), "revision": revision_in(page), "reason": "because"} | fields
     return client.post(f"/console/experiments/{name}/{action}", data=sent)
+
+
+def wait_until(holds, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def sign_in(client, token, place=""):
@@ -205,6 +213,34 @@ def test_a_winner_goes_through_the_gate_and_who_forces_it_says_so(client, store,
     assert "version 2 has not passed the gate" in page.text
     page = act(client, "longer", "conclude", winner="new", promote="yes", force="yes")
     assert (page.status_code, store.get("longer").state) == (303, "concluded")
+
+
+def test_while_the_gate_judges_the_page_says_so(client, store, desk, monkeypatch):
+    monkeypatch.setattr(conclusions, "PATIENT_SECONDS", 0.01)
+    store.create(parse(TEXT, "it"))
+    act(client, "longer", "start")
+    path = "/console/experiments/longer"
+    desk.judged.clear()
+    assert act(client, "longer", "conclude", winner="new", promote="yes").status_code == 303
+    page = client.get(path).text
+    assert "It is being concluded with new as the winner, since" in page
+    assert '<meta http-equiv="refresh" content="5">' in page
+    page = act(client, "longer", "conclude", winner="control")
+    assert (page.status_code, "longer is being concluded already" in page.text) == (422, True)
+    desk.refuses = "version 2 has not passed the gate"
+    desk.judged.set()
+    wait_until(lambda: "refresh" not in client.get(path).text)
+    page = client.get(path).text
+    assert "went wrong" in page
+    assert "version 2 has not passed the gate" in page
+    assert store.get("longer").state == "running"
+    desk.refuses = ""
+    desk.judged.clear()
+    assert act(client, "longer", "conclude", winner="new", promote="yes").status_code == 303
+    desk.judged.set()
+    wait_until(lambda: store.get("longer").state == "concluded")
+    wait_until(lambda: "being concluded" not in client.get(path).text)
+    assert "went wrong" not in client.get(path).text
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def test_a_moved_alias_moves_what_answers_and_the_way_back_is_there(registry, ma
             assert fleet.champion.pids == before
             assert await answered_by(fleet) == "1"
             assert fleet.switches == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_word_from_another_thread_makes_it_look_at_once(registry, make_fleet, monkeypatch):
+    monkeypatch.setattr("serving.fleet.LOOK_SECONDS", 60.0)
+
+    async def scenario():
+        loop, looked = asyncio.get_running_loop(), asyncio.Event()
+        fleet = make_fleet()
+        fleet.on_move = lambda: loop.call_soon_threadsafe(looked.set)
+        async with fleet:
+            # Nothing else wakes the loop meanwhile.
+            threading.Timer(0.2, fleet.look_now).start()
+            await asyncio.wait_for(looked.wait(), 5)
+        fleet.look_now()  # in vain, and no error
 
     asyncio.run(scenario())
 

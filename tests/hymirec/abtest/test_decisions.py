@@ -1,12 +1,14 @@
 """What the rules make of planted effects, and how seldom they are fooled by none."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from hymirec.abtest.decisions import Progress, decide
+from hymirec.abtest.decisions import Progress, decide, doubts
+from hymirec.abtest.interleaving import Preference
 from hymirec.abtest.readout import read_out
 
 NOW = 1_000_000.0
@@ -71,6 +73,8 @@ def test_a_guardrail_that_nothing_is_logged_of_is_not_held(decided, an_experimen
     experiment = an_experiment(guardrails=[{"metric": "converters", "relative": 0.1}])
     decision, readout = decided(experiment=experiment, table=table)
     assert (decision.action, readout.guardrails[0].state) == ("hold", "open")
+    said = ["guardrail converters of longer is not settled"]
+    assert doubts(experiment, readout, "longer") == said
 
 
 def test_a_guardrail_that_is_open_keeps_a_winner_waiting(decided, an_experiment):
@@ -106,6 +110,9 @@ def test_crossovers_pause(an_experiment, two_variants):
     assert some.warnings == ["10 users (0.50%) were seen in two variants and are left out"]
     many = read_out(experiment, table, time=NOW, share=1.0, crossovers=100)
     assert decide(experiment, progress, many).action == "pause"
+    shadow = an_experiment(mode="shadow", guardrails=[])
+    many = read_out(shadow, table, time=NOW, share=1.0, crossovers=100)
+    assert decide(shadow, progress, many).action == "pause"
 
 
 def test_nobody_yet_is_no_news(decided, two_variants):
@@ -143,6 +150,60 @@ def test_of_two_that_are_better_the_best_wins(an_experiment, some_users):
     decision = decide(experiment, Progress(LAST, NOW - DAY, NOW - DAY), readout)
     assert (decision.action, decision.winner) == ("conclude", "wider")
     assert len(readout.guardrails) == 4
+
+
+def test_a_winner_that_the_numbers_support_is_not_doubted(decided, an_experiment):
+    experiment = an_experiment()
+    assert doubts(experiment, decided(lift=0.3)[1], "longer") == []
+    for lift in (0.0, -0.4):  # nothing has to be better for all to stay as it is
+        assert doubts(experiment, decided(lift=lift)[1], "control") == []
+
+
+@pytest.mark.parametrize(
+    ("planted", "winner", "says"),
+    [
+        ({}, "longer", ["longer is not surely better in click_through: "]),
+        ({"lift": -0.4}, "longer", ["longer is worse in click_through: -"]),
+        ({"lift": 0.3}, "control", ["longer is better in click_through: +"]),
+        ({"lift": 0.5, "error_rate": 0.2}, "longer", ["guardrail error_rate is broken: longer 0."]),
+        ({"lift": 0.5, "count": 120}, "longer", ["longer is not surely better in click_thr"]),
+    ],
+)  # fmt: skip
+def test_a_winner_that_the_numbers_do_not_support_is_doubted(
+    decided, an_experiment, planted, winner, says
+):
+    found = doubts(an_experiment(), decided(**planted)[1], winner)
+    assert [one[: len(said)] for one, said in zip(found, says, strict=True)] == says
+
+
+def test_what_nobody_was_shown_or_a_broken_splitter_shows_nothing(
+    decided, an_experiment, some_users, two_variants
+):
+    rng = np.random.default_rng(0)
+    table = pd.concat([some_users(rng, 1000), some_users(rng, 1400, "longer", lift=0.5)])
+    doubt, *_ = doubts(an_experiment(), decided(table=table)[1], "longer")
+    assert doubt.startswith("sample-ratio mismatch: users assigned are control 1000, longer 1400")
+    nobody = two_variants(rng, 10).iloc[:0]
+    _, readout = decided(table=nobody)
+    assert doubts(an_experiment(guardrails=[]), readout, "longer")[-1] == (
+        "nothing is known of longer in click_through, with 0 users"
+    )
+    shadow = an_experiment(mode="shadow", guardrails=[])
+    readout = read_out(shadow, two_variants(rng, 100), time=NOW, share=1.0)
+    assert doubts(shadow, readout, "longer") == ["a shadow is shown to nobody: no user has chosen"]
+
+
+@pytest.mark.parametrize(
+    ("interval", "doubted"),
+    [((0.1, 0.3), "control"), ((-0.3, -0.1), "longer"), ((-0.1, 0.1), "longer")],
+)
+def test_preference_doubts_whom_it_does_not_prefer(an_experiment, two_variants, interval, doubted):
+    mixed = an_experiment(mode="interleaving", guardrails=[])
+    readout = read_out(mixed, two_variants(np.random.default_rng(0), 100), time=NOW, share=1.0)
+    found = Preference(90, (50, 40), sum(interval) / 2, interval, 0.01, 0.01)
+    readout = replace(readout, preference=found)
+    for winner in ("control", "longer"):
+        assert bool(doubts(mixed, readout, winner)) == (winner == doubted)
 
 
 def test_a_readout_is_json(decided):
