@@ -35,6 +35,7 @@ from features.updates import EVENTS_PER_ROUND, HistoryUpdater, note_publication
 from hymirec.errors import DataError, VersionError
 from hymirec.history import unpack
 from hymirec.home import Home
+from hymirec.long_work import lines
 from hymirec.schema import USER_ID
 from hymirec.sharding import EachShard, one_by_one
 
@@ -148,11 +149,12 @@ def _finish(writer: FeatureWriter, event_log: EventLog, position: int) -> None:
         position: where the log ended before the first history was written.
     """
     updater = HistoryUpdater(event_log, writer.codebook_id, unfinished=True)
-    last = ""
+    last, done, tell = "", 0, lines("publish", "users with clicks")
     while users := event_log.users(last, _USERS_PER_WRITE):  # some of whom have no row yet
         with event_log.writing():
             updater.update(users)
-        last = users[-1]
+        last, done = users[-1], done + len(users)
+        tell(done, None)
     # Until it is published the consumer passes the codebook over, so what came since the start is
     # still to be added; of the last round the consumer must not have any before it is published.
     while True:

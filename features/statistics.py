@@ -25,6 +25,7 @@ from features.offline import (
 )
 from hymirec.errors import DataError
 from hymirec.inputs import seconds
+from hymirec.long_work import lines
 from hymirec.schema import ITEM_ID, TIMESTAMP, USER_ID
 
 SECOND, _REPEAT = "second", "repeat"
@@ -97,10 +98,11 @@ def count_items(
 
 def logged_clicks(event_log: EventLog) -> Iterator[Event]:
     """All clicks of a log, in the order they came."""
-    position = 0
+    position, end, tell = 0, event_log.end, lines("event log", "events read")
     while events := event_log.after(position):
         yield from (one.event for one in events if one.event.kind == CLICK)
         position = events[-1].position
+        tell(position, max(position, end))
 
 
 def united(published: pd.DataFrame, logged: pd.DataFrame) -> pd.DataFrame:

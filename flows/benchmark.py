@@ -156,7 +156,8 @@ def benchmark(
         run_id = run.run_id
         mlflow.set_tag(BENCHMARK_TAG, "true")
         ref = ingest(place, data, min_events=min_events)
-        ref = read_ref(place, admit(place, ref, run_id))
+        # What is served is published of the latest data, and is not to become a benchmark's.
+        ref = read_ref(place, admit(place, ref, run_id, as_latest=False))
         log_parameters(
             run_id,
             {"data.name": ref.name, "data.digest": ref.digest, "recipe": recipe, "seeds": seeds,
@@ -238,7 +239,6 @@ def _train_hymirec(
 ) -> _Trained:
     encoder = train_encoder(home, data, recipe, run_id, split=split)
     codebook = build_codebook(home, encoder, recipe, run_id)
-
     done = train_recommender(home, data, encoder, codebook, recipe, run_id, split=split)
     users, histories = read_training_histories(home, data, codebook)
     model = read_recommender(done)

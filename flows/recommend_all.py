@@ -31,7 +31,7 @@ from flows.runtime.shards import each_shard
 from flows.steps.results import measured
 from hymirec.additions import publications, read
 from hymirec.batch import LISTS_SCHEMA, SERVED_BY, recommend_many
-from hymirec.errors import UsageError
+from hymirec.errors import UsageError, VersionError
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage
 from hymirec.schema import ITEM_ID
@@ -80,6 +80,7 @@ def recommend_all(
 
     Raises:
         UsageError: nothing is served under the alias, or the file cannot be written.
+        VersionError: the version's codebook is not published in this home.
         HymirecError: a store cannot be read.
     """
     (served,) = served_versions(home, alias)
@@ -161,7 +162,12 @@ def _package(directory: Path, published: tuple[Path, ...]) -> RecommenderPackage
 
 def _asked(home: Home, served: ServedVersion, k: int, exclude_seen: bool) -> dict[str, Any]:
     """All that the lists depend on but clicks that come meanwhile."""
-    file = history_path(home, served.codebook_id).stat()
+    try:
+        file = history_path(home, served.codebook_id).stat()
+    except FileNotFoundError as error:
+        raise VersionError(
+            f"no histories of codebook {served.codebook_id}: {error.filename} is missing"
+        ) from error
     published = [path.name for path in publications(home.catalogue / served.codebook_id)]
     content = [str(served.version.source), published, file.st_size, file.st_mtime_ns]
     return {

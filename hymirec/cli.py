@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +22,7 @@ from rich.markup import escape
 from hymirec import __version__
 from hymirec.commands import (
     batch,
+    benchmark,
     codebook,
     events,
     experiments,
@@ -39,6 +39,7 @@ from hymirec.commands.options import (
     DEFAULT_HOME,
     HomeOption,
     JsonOption,
+    RecipeOption,
     configured,
     interruptible,
 )
@@ -46,8 +47,6 @@ from hymirec.display import (
     err,
     out,
     show_answer,
-    show_comparison,
-    show_differences,
     show_metrics,
     show_table,
 )
@@ -84,7 +83,6 @@ def _options(
     """Options of the command line as a whole."""
 
 
-RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
 DEFAULT_HOST = serving.DEFAULT_HOST
 
 Tuning = Literal["full", "lora", "frozen"]
@@ -185,92 +183,15 @@ def fit(
         print(json.dumps(result | {"model": str(model)}))
 
 
-@app.command()
-def benchmark(
-    data: Annotated[Path | None, typer.Option(help="Folder with interactions and items.")] = None,
-    models: Annotated[
-        str, typer.Option(help="Names with commas between, module:function, or all.")
-    ] = "all",
-    recipe: RecipeOption = "small",
-    seeds: Annotated[int, typer.Option(help="Trainings of each model.", min=1)] = 3,
-    ablations: Annotated[
-        bool, typer.Option("--ablations", help="HyMiRec without each of its parts, too.")
-    ] = False,
-    sweep: Annotated[str, typer.Option(help="interests, window or both, with a comma.")] = "",
-    min_events: Annotated[int, typer.Option(help="Leave out users with fewer events.", min=1)] = 1,
-    split: Annotated[
-        str, typer.Option(help="last: everyone's last event; time: all after one moment.")
-    ] = "last",
-    window: Annotated[int, typer.Option(help="Next items that are asked about.", min=1)] = 1,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="The built-in world, the demo's recipe, one seed.")
-    ] = False,
-    home: HomeOption = DEFAULT_HOME,
-    as_json: JsonOption = False,
-) -> None:
-    """Train and compare models on one data set; interrupted, it goes on where it stopped."""
-    if (data is None) != quick:
-        raise UsageError("a benchmark is either on --data DIR or --quick")
-    if data is not None and not data.is_dir():
-        raise UsageError(f"{data} is not a folder")
-    place = configured(home).create()
-    if data is None:
-        data, recipe, seeds = _built_in_world(place), "demo", 1
-    from flows.runtime.temporary_server import start_temporary_server
-
-    start_temporary_server()
-    from flows.benchmark import benchmark as flow
-    from flows.benchmark import contenders
-    from flows.tracking.runs import launch
-    from hymirec.recipes import get_recipe
-    from hymirec.splits import SplitConfig
-
-    if split not in ("last", "time"):
-        raise UsageError(f"--split is last or time, not {split!r}")
-    parts = SplitConfig.model_validate({"by": split, "window": window})
-    names, swept = _listed(models), _listed(sweep)
-    contenders(get_recipe(recipe), names, ablations=ablations, sweeps=swept)
-    result = interruptible(
-        lambda: launch(
-            flow, data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
-            ablations=ablations, sweeps=swept, min_events=min_events, split=parts,
-        )
-    )  # fmt: skip
-    show_comparison(result.table)
-    if as_json:
-        print(json.dumps(result.to_json()))
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[str], typer.Argument(help="MLflow run ids, or how they begin.")],
-    page: Annotated[Path, typer.Option("--out", help="Where to write the report.")] = Path(
-        "comparison.html"
-    ),
-    home: HomeOption = DEFAULT_HOME,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare logged runs: metrics with intervals, slices, curves, settings, lists side by side."""
-    place = configured(home)
-    from flows.compare import differences, read_runs, write_report
-
-    found = read_runs(place, runs)
-    table = differences(found)
-    show_differences(table, found[0].label)
-    write_report(place, found, page)
-    out.print(
-        f"the report is {page.resolve().as_uri()}, and with each run in MLflow", soft_wrap=True
-    )
-    if as_json:
-        parts = {label: [asdict(one) for one in rows] for label, rows in table.items()}
-        print(json.dumps({"first": found[0].label, "differences": parts, "report": str(page)}))
+app.command()(benchmark.benchmark)
+app.command()(benchmark.compare)
 
 
 @app.command()
 def demo(home: HomeOption = DEFAULT_HOME) -> None:
     """Run everything on the built-in world and show what comes out."""
     place = configured(home).create()
-    world = _built_in_world(place)
+    world = benchmark.built_in_world(place)
     result = _run_pipeline(home, world, "demo")
 
     from flows.runtime.settings import CHAMPION, MODEL_NAME
@@ -392,18 +313,6 @@ def _run_pipeline(
             tuning=tuning, seed=seed, bad_rows=bad_rows, wait_minutes=wait_minutes,
         )
     )  # fmt: skip
-
-
-def _built_in_world(place: Home) -> Path:
-    from hymirec.datasets.synthetic import WorldConfig, generate, write_world
-
-    world = place.root / "world"
-    write_world(generate(WorldConfig()), world)
-    return world
-
-
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _located(backbone: str, *, download: bool) -> str:

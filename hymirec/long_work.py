@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 15.0
 
 
-def lines(name: str, what: str) -> Callable[[int, int], None]:
+def lines(name: str, what: str) -> Callable[[int, int | None], None]:
     """Tell how far a long count has come, in a line every `SECONDS_BETWEEN_LINES`.
 
     Args:
@@ -19,15 +19,19 @@ def lines(name: str, what: str) -> Callable[[int, int], None]:
         what: is counted.
 
     Returns:
-        To be called with the number done and that of all.
+        To be called with the number done and that of all, None where nobody knows.
     """
     started = last = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
+        if now - last < SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        if total is None:
+            log.info("%s: %s %s so far", name, f"{done:,}", what)
+        else:
             left = (now - started) / done * (total - done)
             log.info(
                 "%s: %s of %s %s, %s left", name, f"{done:,}", f"{total:,}", what, duration(left)

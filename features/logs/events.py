@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from features.logs.event_log import Event, EventLog, Kind
+from hymirec import long_work
 from hymirec.errors import DataError
 
 MAX_ID = 1024
@@ -121,7 +122,8 @@ class EventIn(BaseModel):
     @field_validator("context")
     @classmethod
     def _small(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if len(json.dumps(value)) > MAX_CONTEXT:
+        # NaN and infinity are read as numbers, but no JSON can have them.
+        if len(json.dumps(value, allow_nan=False)) > MAX_CONTEXT:
             raise ValueError(f"more than {MAX_CONTEXT} characters as JSON")
         return value
 
@@ -153,9 +155,11 @@ def ingest(log: EventLog, lines: Iterable[str | bytes], name: str) -> tuple[int,
             call on the corrected source adds the rest.
     """
     read = new = 0
+    tell = long_work.lines("ingest", "events")
     for part in _parts(lines, name):
         new += log.append(part)
         read += len(part)
+        tell(read, None)
     return read, new
 
 

@@ -210,7 +210,7 @@ def _evaluate(
             out = Path(directory) / "out"
             out.mkdir()
             questions.write(Path(directory) / "cases.parquet")
-            model = fetch_model(client, version)
+            model = fetch_model(home, client, version)
             _run_worker(number, model, additions, Path(directory) / "cases.parquet", out)
             try:
                 out.rename(done)

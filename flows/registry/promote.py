@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,7 +47,12 @@ def place_new(
         popularity: the floor.
     """
     passed, reason = judge(version, metrics, popularity)
-    aliases, number = Aliases(home), str(version.version)
+    with closing(Aliases(home)) as aliases:
+        return _placed(aliases, version, passed=passed, reason=reason)
+
+
+def _placed(aliases: Aliases, version: ModelVersion, *, passed: bool, reason: str) -> Standing:
+    number = str(version.version)
     aliases.notice()
     champion = aliases.get(CHAMPION)
     if passed and champion == number:
@@ -159,18 +165,20 @@ def promote_version(
     # Imported here since Feast takes seconds, which a pipeline need not wait for.
     from flows.gate.passage import pass_gate
 
-    aliases, version = _asked_for(home, name, alias)
-    aliases.notice()
-    named = aliases.all()
-    champion = named.get(CHAMPION, "")
-    beside = aliases.find(champion) if champion and champion != str(version.version) else None
-    with tracked_run(home, f"gate-{version.version}", {"candidate": str(version.version)}) as run:
-        report = pass_gate(aliases, version, beside, alias, start_trial, config)
-        page = report.log(run)
-        mlflow.set_tags({"verdict": report.verdict, "champion": report.champion})
-    moved = report.verdict == "pass" and not dry_run and not judge_only
-    if not dry_run:
-        _settle(aliases, report, named.get(alias, ""), run, page, move=moved)
+    with closing(Aliases(home)) as aliases:
+        version = _asked_for(aliases, name, alias)
+        number = str(version.version)
+        aliases.notice()
+        named = aliases.all()
+        champion = named.get(CHAMPION, "")
+        beside = aliases.find(champion) if champion not in ("", number) else None
+        with tracked_run(home, f"gate-{number}", {"candidate": number}) as run:
+            report = pass_gate(aliases, version, beside, alias, start_trial, config)
+            page = report.log(run)
+            mlflow.set_tags({"verdict": report.verdict, "champion": report.champion})
+        moved = report.verdict == "pass" and not dry_run and not judge_only
+        if not dry_run:
+            _settle(aliases, report, named.get(alias, ""), run, page, move=moved)
     log.info("gate: %s: %s", report.verdict, report.reason)
     return Promotion(report, run, page, moved)
 
@@ -184,22 +192,22 @@ def force(home: Home, name: str, alias: str, reason: str) -> Entry:
     """
     if not reason.strip():
         raise UsageError("who forces a version says why: --reason")
-    aliases, version = _asked_for(home, name, alias)
-    number = str(version.version)
-    aliases.refuse_without_features(number)
-    evidence = {
-        "last_verdict": version.tags.get(GATE_TAG, "never judged"),
-        "report": version.tags.get(REPORT_TAG, ""),
-    }
-    return aliases.move(alias, number, FORCED, reason=reason, evidence=evidence)
+    with closing(Aliases(home)) as aliases:
+        version = _asked_for(aliases, name, alias)
+        number = str(version.version)
+        aliases.refuse_without_features(number)
+        evidence = {
+            "last_verdict": version.tags.get(GATE_TAG, "never judged"),
+            "report": version.tags.get(REPORT_TAG, ""),
+        }
+        return aliases.move(alias, number, FORCED, reason=reason, evidence=evidence)
 
 
-def _asked_for(home: Home, name: str, alias: str) -> tuple[Aliases, ModelVersion]:
+def _asked_for(aliases: Aliases, name: str, alias: str) -> ModelVersion:
     if alias == PREVIOUS:
         raise UsageError(
             f"{PREVIOUS} names what `hymirec rollback` goes back to; nobody is given it"
         )
-    aliases = Aliases(home)
     version = aliases.find(name)
     if aliases.get(alias) == str(version.version):
         raise UsageError(f"version {version.version} is {alias} already")
@@ -207,7 +215,7 @@ def _asked_for(home: Home, name: str, alias: str) -> tuple[Aliases, ModelVersion
         raise UsageError(
             f"version {version.version} has no tag {CODEBOOK_TAG!r}: it is not a pipeline's"
         )
-    return aliases, version
+    return version
 
 
 def _settle(

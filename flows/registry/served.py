@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -19,6 +21,9 @@ from flows.runtime.settings import (
 )
 from hymirec.errors import UsageError
 from hymirec.home import Home
+
+FETCHED = "fetched"
+"""Folder of a home for artifacts of registered versions that are kept elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +75,21 @@ def served_versions(home: Home, alias: str = "") -> list[ServedVersion]:
     for number in sorted(map(int, numbers), reverse=True):
         version = client.get_model_version(MODEL_NAME, str(number))
         if version.tags.get(CODEBOOK_TAG) not in found:
-            served = _with_parts(client, version)
+            served = _with_parts(home, client, version)
             found[served.codebook_id] = served
     return list(found.values())
 
 
-def fetch_model(client: mlflow.MlflowClient, version: ModelVersion) -> Path:
+def fetch_model(home: Home, client: mlflow.MlflowClient, version: ModelVersion) -> Path:
     """The directory of a version's MLflow model, fetched if it is not on this machine.
 
     Raises:
         UsageError: it cannot be.
     """
-    return _fetch(client, str(version.source).removeprefix("models:/"))
+    return _fetch(home, client, str(version.source).removeprefix("models:/"))
 
 
-def _with_parts(client: mlflow.MlflowClient, version: ModelVersion) -> ServedVersion:
+def _with_parts(home: Home, client: mlflow.MlflowClient, version: ModelVersion) -> ServedVersion:
     if not {CODEBOOK_TAG, ENCODER_MODEL_TAG, CODEBOOK_MODEL_TAG} <= version.tags.keys():
         raise UsageError(
             f"version {version.version} of {MODEL_NAME} does not say which encoder it was made "
@@ -94,17 +99,33 @@ def _with_parts(client: mlflow.MlflowClient, version: ModelVersion) -> ServedVer
     return ServedVersion(
         version,
         version.tags[CODEBOOK_TAG],
-        fetch_model(client, version) / "artifacts" / "package",
-        _fetch(client, version.tags[ENCODER_MODEL_TAG]),
-        _fetch(client, codebook),
+        fetch_model(home, client, version) / "artifacts" / "package",
+        _fetch(home, client, version.tags[ENCODER_MODEL_TAG]),
+        _fetch(home, client, codebook),
         client.get_logged_model(codebook).params,
     )
 
 
-def _fetch(client: mlflow.MlflowClient, model_id: str) -> Path:
+def _fetch(home: Home, client: mlflow.MlflowClient, model_id: str) -> Path:
+    """The directory of a logged model's artifacts; such a model never changes."""
+    place = home.root / FETCHED / model_id
+    if place.is_dir():
+        return place
     try:
         location = client.get_logged_model(model_id).artifact_location
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=location))
+        if urlsplit(location).scheme in ("", "file"):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=location))
+        # MLflow would bring it into a new folder at every call and leave that behind.
+        place.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=place.parent) as directory:
+            new = str(Path(directory) / "new")
+            found = mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=new)
+            try:
+                Path(found).rename(place)
+            except OSError:  # another process was faster
+                if not place.is_dir():
+                    raise
+        return place
     except (MlflowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"artifacts of {model_id} cannot be fetched: {reason}") from error

@@ -52,7 +52,7 @@ def verify(aliases: Aliases, version: ModelVersion, *, fresh: bool = False) -> l
     Raises:
         HymirecError: the environment cannot be made.
     """
-    model = fetch_model(aliases.client, version)
+    model = fetch_model(aliases.home, aliases.client, version)
     found = _files(model, version)
     if not fresh:
         return found + _loaded(aliases.home, model, Path(sys.executable))

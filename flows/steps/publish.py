@@ -51,13 +51,17 @@ def publish_served(home: Home, data: DataRef, *, again: bool = False) -> list[St
     # Imported here since PyTorch and the encoder take seconds, which a pipeline has spent already.
     from flows.catalogue.items import publish_items
 
+    versions = served_versions(home)
+    found = [
+        None if again else find_published(home, data, served.codebook_id) for served in versions
+    ]
+    if not all(found):
+        publish_items(home, data.read().items)
     steps = []
-    for served in served_versions(home):
-        done = None if again else find_published(home, data, served.codebook_id)
+    for served, done in zip(versions, found, strict=True):
         if done:
             log.info("publish: nothing changed under codebook %s", served.codebook_id)
         else:
-            publish_items(home, data.read().items)
             items = pd.read_parquet(served.package / "items.parquet")[ITEM_ID].tolist()
             codes = np.load(served.codebook / "codes.npy")
             done = _publish(home, data, items, codes, served.codebook_id)

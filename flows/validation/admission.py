@@ -56,7 +56,9 @@ class Verdict:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
-def admit(home: Home, data: DataRef, run_id: str, bad_rows: BadRows = "fail") -> StepResult:
+def admit(
+    home: Home, data: DataRef, run_id: str, bad_rows: BadRows = "fail", *, as_latest: bool = True
+) -> StepResult:
     """Validate a data set, unless that was done; what is refused is no step's result.
 
     Args:
@@ -64,6 +66,7 @@ def admit(home: Home, data: DataRef, run_id: str, bad_rows: BadRows = "fail") ->
         data: what is to be validated.
         run_id: the MLflow run that keeps the report.
         bad_rows: what becomes of rows that break a rule, see above.
+        as_latest: whether flows that name no data are to take it from now on.
 
     Raises:
         DataError: the data is wrong; the message names the report.
@@ -85,7 +88,8 @@ def admit(home: Home, data: DataRef, run_id: str, bad_rows: BadRows = "fail") ->
     if done and not _is_whole(home, done):
         forget(done)
     done = run_step(home, VALIDATE, inputs, work)
-    _note_latest(home, read_ref(home, done))
+    if as_latest:
+        _note_latest(home, read_ref(home, done))
     return done
 
 

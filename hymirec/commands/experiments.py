@@ -211,6 +211,7 @@ def conclude(
     """End an experiment with a winner, whose version becomes champion if it passes the gate.
 
     A verdict on record counts; otherwise the gate compares it with the champion now, in a minute.
+    What the numbers have against the winner is said first, and kept in the audit log.
     """
     if force and keep_champion:
         raise UsageError("--keep-champion asks for no promotion that --force could force")

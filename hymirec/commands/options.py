@@ -24,6 +24,8 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")
 ]
 
+RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
+
 
 def configured(home: Path) -> Home:
     """Name the home and tell Feast, MLflow and Prefect about it, before they are imported.

@@ -43,7 +43,7 @@ def aliases(home):
 @pytest.fixture(scope="module")
 def model(aliases):
     """The directory of version 1's MLflow model."""
-    return fetch_model(aliases.client, aliases.find("1"))
+    return fetch_model(aliases.home, aliases.client, aliases.find("1"))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,7 @@ from flows import recommend_all as module
 from flows.recommend_all import recommend_all
 from flows.registry.served import served_versions
 from hymirec.batch import LISTS_SCHEMA
-from hymirec.errors import HymirecError
+from hymirec.errors import HymirecError, VersionError
 from hymirec.home import Home
 from hymirec.package import RecommenderPackage
 
@@ -67,6 +68,12 @@ def test_everybody_is_given_what_the_server_would_answer(copied, lists):
         assert row["served_by"] == served_by
     assert [user for user, row in rows.items() if row["served_by"] == "popular"] == ["new3"]
     assert done.popular == 1
+
+
+def test_a_version_whose_histories_are_elsewhere_is_said_to_be(tmp_path):
+    served = SimpleNamespace(codebook_id="0123456789ab")
+    with pytest.raises(VersionError, match=r"no histories of codebook 0123456789ab: .* is missing"):
+        module._asked(Home.at(tmp_path), served, 10, True)
 
 
 def test_the_file_says_what_it_is_of(lists):

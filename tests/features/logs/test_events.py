@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 import time
 
@@ -9,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from features.logs.event_log import EventLog
-from features.logs.events import EventIn, first_problem, ingest
+from features.logs.events import EVENTS_PER_CALL, EventIn, first_problem, ingest
+from hymirec import long_work
 from hymirec.errors import DataError
 from hymirec.home import Home
 
@@ -69,6 +71,7 @@ def test_whole_numbers_are_ids():
         ({"value": float("inf")}, "value: "),
         ({"context": {"a": "x" * 10_000}}, "context: more than 10000"),
         ({"context": []}, "context: "),
+        ({"context": {"score": float("nan")}}, "context: Out of range float values are not JSON"),
         ({"colour": "red"}, "colour: Extra inputs"),
     ],
 )
@@ -102,6 +105,13 @@ def test_a_file_is_taken_in_once(log):
     assert ingest(log, [*lines(2300), "\n"], "f.jsonl") == (2300, 2300)
     assert ingest(log, io.BytesIO("".join(lines(2400)).encode()), "f.jsonl") == (2400, 100)
     assert log.end >= 2400
+
+
+def test_a_long_file_says_how_far_it_has_come(log, monkeypatch, caplog):
+    monkeypatch.setattr(long_work, "SECONDS_BETWEEN_LINES", 0.0)
+    caplog.set_level(logging.INFO)
+    ingest(log, lines(EVENTS_PER_CALL + 1), "file")
+    assert caplog.messages == ["ingest: 1,000 events so far", "ingest: 1,001 events so far"]
 
 
 def test_a_wrong_line_is_named_and_the_corrected_file_adds_the_rest(log):
