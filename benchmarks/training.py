@@ -127,13 +127,15 @@ def run_peer(
     return epochs_of_peer(python, "rectools_sasrec", split, settings, evaluate=evaluate)
 
 
-def speeds(split: LeaveLastSplit, num_items: int, peer: Path | None, quick: bool) -> dict[str, Any]:
+def speeds(
+    split: LeaveLastSplit, num_items: int, peer: Path | None, repeats: int, quick: bool
+) -> dict[str, Any]:
     """Interactions per second of both, interleaved."""
     ours: list[float] = []
     theirs: dict[str, list[float]] = {"softmax": [], "sampled_softmax": []}
     learnt = learnt_per_epoch(split)
     offered = sum(min(len(history) - 1, NUM_RECENT) for history in split.training)
-    for _ in range(1 if quick else 3):
+    for _ in range(repeats):
         (first_end, second_end), _ = train_ours(make_ours(split, num_items), split, 2)
         ours.append(learnt / (second_end - first_end))
         for loss, found in theirs.items():
@@ -228,6 +230,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder; users with 60 events or more count")
     parser.add_argument("--peer-python", type=Path, help="an interpreter that has RecTools")
     parser.add_argument("--peer-epochs", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=3, help="of each speed")
     parser.add_argument("--growth", nargs=3, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -236,7 +239,8 @@ def main() -> None:
         return
     histories, num_items = histories_of(arguments.data, arguments.quick)
     split = LeaveLastSplit(histories)
-    result = speeds(split, num_items, arguments.peer_python, arguments.quick)
+    repeats = 1 if arguments.quick else arguments.repeats
+    result = speeds(split, num_items, arguments.peer_python, repeats, arguments.quick)
     if arguments.peer_python and not arguments.quick:
         result["same_ndcg"] = same_ndcg(
             split, num_items, arguments.peer_python, arguments.peer_epochs

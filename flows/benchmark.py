@@ -2,15 +2,16 @@
 
 Every model and seed is a step of its own, so that an interrupted benchmark goes on where it stopped
 and one that is asked for more models trains only those. Each has an MLflow run below the
-benchmark's.
+benchmark's. Where rates are tuned, every model that learns by steps is tried at the same factors of
+its recipe's learning rate, from the first seed, and keeps the one that validates best: the same
+budget for all.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,35 +21,19 @@ import pandas as pd
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from prefect import flow
 
+from flows.steps.contender import evaluate_contender, train_contender, validate_contender
 from flows.steps.data import DataRef, ingest, read_ref
-from flows.steps.encode import (
-    build_codebook,
-    read_first_stage,
-    read_items,
-    train_encoder,
-)
-from flows.steps.results import LIBRARY, StepResult, run_step, source_digest
-from flows.steps.train import USERS, read_recommender, read_training_histories, train_recommender
 from flows.tracking.record import (
     log_metrics,
     log_parameters,
-    run_training_step,
     source_commit,
 )
 from flows.tracking.runs import flow_run, step
 from flows.validation.admission import admit
 from hymirec.errors import UsageError
-from hymirec.evaluation.report import RANK, Catalogue, evaluate
 from hymirec.evaluation.table import Row, table_of
-from hymirec.fitting import fit_baseline
 from hymirec.home import Home
-from hymirec.inputs import (
-    IndexedHistory,
-    index_interactions,
-    number_items,
-)
-from hymirec.models.base import Recommender
-from hymirec.models.pretrained import digest
+from hymirec.progress import SELECTION_METRIC
 from hymirec.recipes import (
     ABLATIONS,
     BASELINES,
@@ -59,14 +44,16 @@ from hymirec.recipes import (
     get_recipe,
 )
 from hymirec.recipes.ablations import variant
-from hymirec.schema import ITEM_ID, USER_ID
-from hymirec.splits import LEAVE_LAST, SplitConfig, count_items
+from hymirec.splits import LEAVE_LAST, SplitConfig
 
 log = logging.getLogger(__name__)
 
 OURS = "hymirec"
+OUR_TITLE = "HyMiRec"
 MODEL_TAG, SEED_TAG, BENCHMARK_TAG = "model", "seed", "benchmark"
-METRICS = "metrics.json"
+TRIAL_TAG = "trial"
+"""Of a run that chose a rate; its value is the model. Such a run has no model tag: no row."""
+TRIED = f"validation {SELECTION_METRIC}"
 
 
 @dataclass(frozen=True)
@@ -77,11 +64,14 @@ class BenchmarkResult:
         run_id: the MLflow run.
         rows: one a model and seed, with all metrics.
         table: one a model, over seeds, compared with the first.
+        trials: one a model and factor of the learning rate that was tried: `model`, `factor`,
+            `validation N@10`, `chosen`.
     """
 
     run_id: str
     rows: list[Row]
     table: list[dict[str, Any]]
+    trials: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -109,7 +99,7 @@ def contenders(
     found: dict[str, Recipe | BaselineRecipe] = {}
     for name in names:
         recipe = size if name == OURS else get_baseline(name, size)
-        title = "HyMiRec" if isinstance(recipe, Recipe) else recipe.title
+        title = OUR_TITLE if isinstance(recipe, Recipe) else recipe.title
         if title in found:
             raise UsageError(f"two models are called {title!r}: {name} and another")
         found[title] = recipe
@@ -120,7 +110,7 @@ def contenders(
     for name in sweeps:
         changes |= SWEEPS[name]
     for name, change in changes.items():
-        found[f"HyMiRec, {name.replace('_', ' ')}"] = variant(size, name, change)
+        found[f"{OUR_TITLE}, {name.replace('_', ' ')}"] = variant(size, name, change)
     return found
 
 
@@ -135,6 +125,7 @@ def benchmark(
     sweeps: Sequence[str] = (),
     min_events: int = 1,
     split: SplitConfig = LEAVE_LAST,
+    rate_factors: Sequence[float] = (),
 ) -> BenchmarkResult:
     """Train, evaluate and compare.
 
@@ -148,6 +139,8 @@ def benchmark(
         sweeps: see `contenders`.
         min_events: users with fewer are left out.
         split: what is trained on and asked about.
+        rate_factors: of the recipe's learning rates, of which each model takes its best; none:
+            the recipe's own.
     """
     size = get_recipe(recipe)
     chosen = contenders(size, models, ablations=ablations, sweeps=sweeps)
@@ -161,18 +154,54 @@ def benchmark(
         log_parameters(
             run_id,
             {"data.name": ref.name, "data.digest": ref.digest, "recipe": recipe, "seeds": seeds,
-             "models": ", ".join(chosen), "split": split.by, "window": split.window},
+             "models": ", ".join(chosen), "split": split.by, "window": split.window,
+             "rate_factors": ", ".join(f"{factor:g}" for factor in rate_factors)},
         )  # fmt: skip
+        trials = tuned(place, ref, split, chosen, rate_factors, run_id)
+        factors = {trial["model"]: trial["factor"] for trial in trials if trial["chosen"]}
         rows = []
         for seed in range(seeds):
-            for title, its_recipe in chosen.items():
+            for title, as_it_comes in chosen.items():
                 log.info("benchmark: %s, seed %d", title, seed)
+                # HyMiRec's variants change the fields they name and nothing else.
+                like = OUR_TITLE if isinstance(as_it_comes, Recipe) else title
+                its_recipe = as_it_comes.times_rate(factors.get(like, 1.0))
                 task = step(f"{title}, seed {seed}")(run_contender)
                 rows.append(task(place, ref, split, title, its_recipe, seed, run_id))
         table = table_of(rows)
         mlflow.log_table(pd.DataFrame([row.flat() for row in rows]), "rows.json")
         mlflow.log_table(pd.DataFrame(table), "table.json")
-    return BenchmarkResult(run_id, rows, table)
+        if trials:
+            mlflow.log_table(pd.DataFrame(trials), "trials.json")
+    return BenchmarkResult(run_id, rows, table, trials)
+
+
+def tuned(
+    home: Home,
+    data: DataRef,
+    split: SplitConfig,
+    chosen: Mapping[str, Recipe | BaselineRecipe],
+    factors: Sequence[float],
+    parent: str,
+) -> list[dict[str, Any]]:
+    """Try all factors of the learning rate, seed 0, for every model that learns by steps.
+
+    Returns:
+        See `BenchmarkResult.trials`; of factors that validate alike the first is chosen.
+    """
+    trials = []
+    for title, recipe in chosen.items():
+        if title != OUR_TITLE and (isinstance(recipe, Recipe) or recipe.training is None):
+            continue
+        own = []
+        for factor in factors:
+            log.info("benchmark: %s, trying %g times its rate", title, factor)
+            task = step(f"{title}, rate times {factor:g}")(run_trial)
+            found = task(home, data, split, title, recipe.times_rate(factor), factor, parent)
+            own.append({"model": title, "factor": factor, TRIED: found})
+        best = max(own, key=lambda trial: trial[TRIED], default=None)
+        trials += [trial | {"chosen": trial is best} for trial in own]
+    return trials
 
 
 def run_contender(
@@ -186,129 +215,55 @@ def run_contender(
 ) -> Row:
     """Train one model from one seed, unless that was done before, and log it as a run."""
     recipe = recipe.with_seed(seed)
+    tags = {MODEL_TAG: title, SEED_TAG: str(seed)}
+    with _contender_run(f"{title}, seed {seed}", data, split, recipe, parent, tags) as run_id:
+        row = evaluate_contender(
+            home, data, split, title, seed, train_contender(home, data, split, recipe, run_id)
+        )
+        log_metrics(run_id, {f"test/{name}": value for name, value in row.metrics.items()})
+        log_metrics(run_id, {f"cost/{name}": value for name, value in row.cost.items()})
+        mlflow.MlflowClient().log_artifact(run_id, str(row.users), "evaluation")
+    return row
+
+
+def run_trial(
+    home: Home,
+    data: DataRef,
+    split: SplitConfig,
+    title: str,
+    recipe: Recipe | BaselineRecipe,
+    factor: float,
+    parent: str,
+) -> float:
+    """Train one model at one rate, unless that was done before; its validation N@10."""
+    recipe = recipe.with_seed(0)
+    name = f"{title}, rate times {factor:g}"
+    with _contender_run(name, data, split, recipe, parent, {TRIAL_TAG: title}) as run_id:
+        found = validate_contender(home, split, train_contender(home, data, split, recipe, run_id))
+        log_metrics(run_id, {f"validation/{name}": value for name, value in found.items()})
+    return found[SELECTION_METRIC]
+
+
+@contextmanager
+def _contender_run(
+    name: str,
+    data: DataRef,
+    split: SplitConfig,
+    recipe: Recipe | BaselineRecipe,
+    parent: str,
+    tags: Mapping[str, str],
+) -> Iterator[str]:
+    """A run below the benchmark's for one training, all settings logged; FAILED if it raises."""
     client = mlflow.MlflowClient()
-    run = client.create_run(
-        client.get_run(parent).info.experiment_id,
-        run_name=f"{title}, seed {seed}",
-        tags={
-            MLFLOW_PARENT_RUN_ID: parent, MLFLOW_GIT_COMMIT: source_commit(), MODEL_TAG: title,
-            SEED_TAG: str(seed),
-            "data.digest": data.digest,
-        },
-    )  # fmt: skip
-    run_id = run.info.run_id
+    tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_GIT_COMMIT: source_commit(),
+            "data.digest": data.digest, **tags}  # fmt: skip
+    experiment = client.get_run(parent).info.experiment_id
+    run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
     status = "FAILED"
     try:
         settings = {f"split.{name}": value for name, value in split.model_dump().items()}
         log_parameters(run_id, recipe.flat() | settings | {"data.digest": data.digest})
-        if isinstance(recipe, Recipe):
-            trained = _train_hymirec(home, data, split, recipe, run_id)
-        else:
-            trained = _train_baseline(home, data, split, recipe, run_id)
-        row = _evaluated(home, data, split, title, seed, trained)
-        log_metrics(run_id, {f"test/{name}": value for name, value in row.metrics.items()})
-        log_metrics(run_id, {f"cost/{name}": value for name, value in row.cost.items()})
-        client.log_artifact(run_id, str(row.users), "evaluation")
+        yield run_id
         status = "FINISHED"
     finally:
         client.set_terminated(run_id, status)
-    return row
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """A contender that is ready to be asked.
-
-    Attributes:
-        model: it.
-        parameters: how many were trained on the way to it.
-        steps: what was done for it; the last made the model itself.
-        users: their ids.
-        histories: of those users.
-    """
-
-    model: Recommender
-    parameters: int
-    steps: Sequence[StepResult]
-    users: Sequence[str]
-    histories: Sequence[IndexedHistory]
-
-
-def _train_hymirec(
-    home: Home, data: DataRef, split: SplitConfig, recipe: Recipe, run_id: str
-) -> _Trained:
-    encoder = train_encoder(home, data, recipe, run_id, split=split)
-    codebook = build_codebook(home, encoder, recipe, run_id)
-    done = train_recommender(home, data, encoder, codebook, recipe, run_id, split=split)
-    users, histories = read_training_histories(home, data, codebook)
-    model = read_recommender(done)
-    parameters = _count(read_first_stage(encoder)) + _count(model)
-    return _Trained(model, parameters, (encoder, codebook, done), users, histories)
-
-
-def _train_baseline(
-    home: Home, data: DataRef, split: SplitConfig, recipe: BaselineRecipe, run_id: str
-) -> _Trained:
-    dataset = data.read()
-    index = number_items(dataset.items[ITEM_ID].tolist())
-    histories = index_interactions(dataset.interactions, index)
-    users = dataset.interactions[USER_ID].drop_duplicates().tolist()
-
-    def work(output: Path, checkpoints: Path, log: Any) -> None:
-        model = fit_baseline(
-            recipe, dataset.items, split.of(histories), directory=checkpoints, log_metrics=log
-        )
-        model.save(output / "model")
-
-    inputs = _inputs(data, recipe) | {"split": split.model_dump()}
-    done = run_training_step(home, recipe.name, inputs, run_id, work)
-    model = recipe.model.load(done.directory / "model")
-    return _Trained(model, _count(model), (done,), users, histories)
-
-
-def _count(model: Recommender) -> int:
-    return sum(part.numel() for part in model.parameters())
-
-
-def _inputs(data: DataRef, recipe: BaselineRecipe) -> dict[str, object]:
-    """All that a baseline depends on beside the library: settings, its own code, text models."""
-    settings = recipe.model_dump(mode="json")
-    inputs = {"data": data.digest, **settings}
-    source = Path(inspect.getfile(recipe.model)).resolve()
-    if not source.is_relative_to(LIBRARY.resolve()):
-        inputs |= {"model": f"{recipe.model.__module__}.{recipe.model.__qualname__}",
-                   "code": source_digest(source)}  # fmt: skip
-    return inputs | {f"pretrained {name}": digest(name) for name in _text_models(settings)}
-
-
-def _text_models(settings: Any) -> set[str]:
-    """Directories and hub names among settings, wherever they stand."""
-    if not isinstance(settings, dict):
-        return set()
-    found = {settings.get("writer", ""), settings.get("pretrained", {}).get("source", "")} - {""}
-    return found.union(*map(_text_models, settings.values()))
-
-
-def _evaluated(
-    home: Home, data: DataRef, split: SplitConfig, title: str, seed: int, trained: _Trained
-) -> Row:
-    def work(output: Path, checkpoints: Path) -> None:
-        parts = split.of(trained.histories)
-        items = read_items(data)
-        occurrences = count_items(parts.training, len(items))
-        report = evaluate(
-            trained.model, parts.test, trained.users, Catalogue.of(items, occurrences)
-        )
-        (output / METRICS).write_text(json.dumps(report.metrics, indent=2))
-        report.users.to_parquet(output / USERS, index=False)
-
-    done = run_step(home, "benchmark-evaluation", {"model": trained.steps[-1].digest}, work)
-    metrics: Mapping[str, float] = json.loads((done.directory / METRICS).read_text())
-    cost = {
-        "seconds": sum(one.cost["seconds"] for one in trained.steps),
-        "peak_mb": max(one.cost.get("peak_mb", 0.0) for one in trained.steps),
-        "parameters": float(trained.parameters),
-        "evaluation_seconds": done.cost["seconds"],
-    }
-    ranks = pd.read_parquet(done.directory / USERS, columns=[RANK])[RANK].to_numpy()
-    return Row(title, seed, dict(metrics), cost, ranks, done.directory / USERS)

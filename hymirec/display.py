@@ -67,6 +67,22 @@ def show_comparison(records: list[dict[str, Any]]) -> None:
         )
 
 
+def show_trials(trials: list[dict[str, Any]]) -> None:
+    """Validation of each multiple of the learning rate, see `flows.benchmark.BenchmarkResult`."""
+    if not trials:
+        return
+    factors = list(dict.fromkeys(trial["factor"] for trial in trials))
+    table = Table(title="validation N@10 by multiple of the learning rate (*: kept)")
+    table.add_column("", no_wrap=True)
+    for factor in factors:
+        table.add_column(f"× {factor:g}", justify="right")
+    for model in dict.fromkeys(trial["model"] for trial in trials):
+        own = [trial for trial in trials if trial["model"] == model]
+        cells = [f"{one['validation N@10']:.4f}{'*' if one['chosen'] else ' '}" for one in own]
+        table.add_row(escape(model), *cells)
+    out.print(table)
+
+
 def show_wide(table: Table) -> None:
     """A table of which half says nothing: a pipe or a narrow window gets all of it."""
     needed = table.__rich_measure__(out, out.options.update(width=1000)).maximum

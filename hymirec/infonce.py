@@ -13,10 +13,12 @@ shorter on a CPU.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 EXCLUDED = -1e9
 """Logit of a negative that does not count; finite, so that a row of nothing else stays finite."""
@@ -52,22 +54,29 @@ def log_mass(
 
 
 class _LogMass(torch.autograd.Function):
+    """Exponentials are taken once: the gradient is made of them and their sums."""
+
     @staticmethod
     def forward(
         ctx: Any, queries: Tensor, negatives: Tensor, correction: Tensor, user: Tensor,
         negative: Tensor, temperature: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        logits = queries @ negatives.T
-        logits.div_(temperature).add_(correction)
+        logits = linear(queries / temperature, negatives, correction.to(queries.dtype))
         logits[user, :, negative] = EXCLUDED
-        each = logits.logsumexp(dim=2)
+        highest = logits.amax(dim=2, keepdim=True)
+        masses = logits.sub_(highest).exp_()
+        total = masses.sum(dim=2, keepdim=True)
+        each = (highest + total.log())[..., 0]
         if queries.shape[1] == 1:
-            merged = None
+            lift = merged = merged_total = None
             together = each[:, 0].clone()
         else:
-            merged = logits.amax(dim=1)  # PyTorch takes thirty times as long to tell where
-            together = merged.logsumexp(dim=1)
-        ctx.save_for_backward(queries, negatives, logits, each, merged, together)
+            top = highest.amax(dim=1, keepdim=True)
+            lift = (highest - top).exp()
+            merged = reduce(torch.maximum, (masses * lift).unbind(dim=1))
+            merged_total = merged.sum(dim=1, keepdim=True)
+            together = top[:, 0, 0] + merged_total[:, 0].log()
+        ctx.save_for_backward(queries, negatives, masses, total, lift, merged, merged_total)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
         return each, together
@@ -76,25 +85,25 @@ class _LogMass(torch.autograd.Function):
     def backward(
         ctx: Any, *gradients: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        queries, negatives, logits, each, merged, together = ctx.saved_tensors
+        queries, negatives, masses, total, lift, merged, merged_total = ctx.saved_tensors
         to_each, to_together = gradients
         if merged is None and to_together is not None:  # one query is the best of one
             to_each = to_together[:, None] + (0 if to_each is None else to_each)
             to_together = None
-        slope = torch.zeros_like(logits) if to_each is None else (
-            (logits - each[..., None]).exp_().mul_(to_each[..., None])
+        slope = torch.zeros_like(masses) if to_each is None else masses * (
+            to_each[..., None] / total
         )  # fmt: skip
         if to_together is not None:
-            share = (merged - together[:, None]).exp_().mul_(to_together[:, None])
+            share = merged * (to_together[:, None] / merged_total)
             for query in range(queries.shape[1]):  # of several that are best, the first
-                best = logits[:, query] == merged
+                best = masses[:, query] * lift[:, query] == merged
                 slope[:, query] += share * best
                 share = share.masked_fill(best, 0)
-        slope.div_(ctx.temperature)
-        to_queries = slope @ negatives if ctx.needs_input_grad[0] else None
+        to_queries = slope @ negatives / ctx.temperature if ctx.needs_input_grad[0] else None
         to_negatives = (
-            slope.flatten(0, 1).T @ queries.flatten(0, 1) if ctx.needs_input_grad[1] else None
-        )
+            slope.flatten(0, 1).T @ (queries / ctx.temperature).flatten(0, 1)
+            if ctx.needs_input_grad[1] else None
+        )  # fmt: skip
         return to_queries, to_negatives, None, None, None, None
 
 

@@ -79,6 +79,10 @@ class TrainingConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 on a GPU that computes in it, fp32 elsewhere. Weights stay fp32."""
 
+    def times_rate(self, factor: float) -> TrainingConfig:
+        """The same with the learning rate multiplied."""
+        return self.model_copy(update={"learning_rate": factor * self.learning_rate})
+
 
 def train(
     model: nn.Module,

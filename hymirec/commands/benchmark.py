@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ from hymirec.commands.options import (
     configured,
     interruptible,
 )
-from hymirec.display import out, show_comparison, show_differences
+from hymirec.display import out, show_comparison, show_differences, show_trials
 from hymirec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def benchmark(
         bool, typer.Option("--ablations", help="HyMiRec without each of its parts, too.")
     ] = False,
     sweep: Annotated[str, typer.Option(help="interests, window or both, with a comma.")] = "",
+    rate_factors: Annotated[
+        str,
+        typer.Option(
+            help="Such as 0.3,1,3: each model keeps the multiple of its learning rate that "
+            "validates best."
+        ),
+    ] = "",
     min_events: Annotated[int, typer.Option(help="Leave out users with fewer events.", min=1)] = 1,
     split: Annotated[
         str, typer.Option(help="last: everyone's last event; time: all after one moment.")
@@ -67,14 +75,17 @@ def benchmark(
         raise UsageError(f"--split is last or time, not {split!r}")
     parts = SplitConfig.model_validate({"by": split, "window": window})
     names, swept = _listed(models), _listed(sweep)
+    factors = [_factor(factor) for factor in _listed(rate_factors)]
     contenders(get_recipe(recipe), names, ablations=ablations, sweeps=swept)
     result = interruptible(
         lambda: launch(
             flow, data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
             ablations=ablations, sweeps=swept, min_events=min_events, split=parts,
+            rate_factors=factors,
         )
     )  # fmt: skip
     show_comparison(result.table)
+    show_trials(result.trials)
     if as_json:
         print(json.dumps(result.to_json()))
 
@@ -114,3 +125,13 @@ def built_in_world(place: Home) -> Path:
 
 def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _factor(said: str) -> float:
+    try:
+        factor = float(said)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < math.inf:
+        raise UsageError(f"--rate-factors: {said!r} is no number above 0")
+    return factor

@@ -48,6 +48,12 @@ class BaselineRecipe(Settings):
             return self
         return self.model_copy(update={"training": self.training.model_copy(update={"seed": seed})})
 
+    def times_rate(self, factor: float) -> BaselineRecipe:
+        """The same with its learning rate multiplied."""
+        if self.training is None:
+            return self
+        return self.model_copy(update={"training": self.training.times_rate(factor)})
+
 
 class Recipe(Settings):
     """A run of HyMiRec."""
@@ -70,6 +76,15 @@ class Recipe(Settings):
     def at_rate(self, learning_rate: float | None) -> Recipe:
         """The same with another learning rate in all trainings; None changes nothing."""
         return self if learning_rate is None else self._training(learning_rate=learning_rate)
+
+    def times_rate(self, factor: float) -> Recipe:
+        """The same with the learning rates of both trainings multiplied."""
+        return self.model_copy(
+            update={
+                "first_training": self.first_training.times_rate(factor),
+                "training": self.training.times_rate(factor),
+            }
+        )
 
     def with_seed(self, seed: int) -> Recipe:
         """The same from another seed."""

@@ -20,7 +20,7 @@ CHROMIUM = next(
 def done(hymirec, world, home):
     done = hymirec(
         "benchmark", "--data", world, "--recipe", "tiny", "--seeds", 1, "--home", home.root,
-        "--models", "sasrec,hymirec,last_item", "--json",
+        "--models", "sasrec,hymirec,last_item", "--rate-factors", "1,0.001", "--json",
     )  # fmt: skip
     assert done.code == 0, done.stderr
     return done
@@ -32,7 +32,7 @@ def runs(done, home):
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     experiment = client.get_experiment_by_name("hymirec").experiment_id
     found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{done.json['run_id']}'")
-    return {run.data.tags["model"]: run for run in found}
+    return {run.data.tags["model"]: run for run in found if "model" in run.data.tags}
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,21 @@ def test_what_the_pipeline_has_trained_is_taken_as_it_is(done, result):
         for line in done.stderr.splitlines()
         if line.endswith("nothing changed, taking what is there")
     }
+    taken -= {"sasrec"}  # trained when its rate was tried
     assert taken == {"data", "validate", "encoder", "codebook", "recommender"}
     assert done.json["rows"][0]["R@10"] == result["metrics"]["R@10"]
+
+
+def test_every_model_that_learns_keeps_the_rate_that_validates_best(done):
+    trials = done.json["trials"]
+    assert [(trial["model"], trial["factor"]) for trial in trials] == [
+        (model, factor) for model in ("HyMiRec", "SASRec") for factor in (1, 0.001)
+    ]
+    for slow, fast in (trials[1::-1], trials[:1:-1]):
+        assert fast["validation N@10"] > slow["validation N@10"]  # which has not left its start
+        assert fast["chosen"]
+        assert not slow["chosen"]
+    assert "× 0.001" in done.stdout
 
 
 def test_every_model_is_a_run_below_the_benchmarks(runs):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.benchmark import _inputs, _text_models, contenders
+from flows.benchmark import contenders
+from flows.steps.contender import inputs_of, text_models
 from flows.steps.data import DataRef
 from flows.steps.results import measured
 from hymirec.errors import UsageError
@@ -66,17 +67,17 @@ def test_a_model_from_elsewhere_depends_on_its_own_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = get_baseline("fresh:freshness", TINY)
     data = DataRef("world", tmp_path, "0123")
-    before = _inputs(data, recipe)
-    assert before == _inputs(data, recipe)
+    before = inputs_of(data, recipe)
+    assert before == inputs_of(data, recipe)
     (tmp_path / "fresh.py").write_text((tmp_path / "fresh.py").read_text() + "# another\n")
-    assert before != _inputs(data, recipe)
-    assert "code" not in _inputs(data, get_baseline("sasrec", TINY))
+    assert before != inputs_of(data, recipe)
+    assert "code" not in inputs_of(data, get_baseline("sasrec", TINY))
 
 
 def test_text_models_are_found_wherever_they_stand():
     settings = {"writer": "w", "encoder": {"backbone": {"pretrained": {"source": "a"}}}, "b": 1}
-    assert _text_models(settings) == {"w", "a"}
-    assert _text_models(get_baseline("hllm", TINY).model_dump(mode="json")) == set()
+    assert text_models(settings) == {"w", "a"}
+    assert text_models(get_baseline("hllm", TINY).model_dump(mode="json")) == set()
 
 
 def test_cost_is_seconds_and_the_most_memory_meanwhile():

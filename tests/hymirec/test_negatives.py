@@ -107,16 +107,17 @@ def mass_by_hand(queries, negatives, correction, pairs, temperature):
     return torch.stack(each), torch.stack(merged)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.005])  # exponentials of 10 and of 200
 @pytest.mark.parametrize("num_queries", [1, 2, 4])
 @pytest.mark.parametrize("seed", range(20))
-def test_mass_and_its_gradients_are_those_of_the_sum(num_queries, seed):
+def test_mass_and_its_gradients_are_those_of_the_sum(num_queries, seed, temperature):
     queries = unit(6, num_queries, 5, seed=seed).requires_grad_()
     negatives = unit(9, 5, seed=seed + 100).requires_grad_()
     generator = torch.Generator().manual_seed(seed)
     correction = torch.randn(9, generator=generator, dtype=torch.float64)
     pairs = (torch.rand(6, 9, generator=generator) < 0.3).nonzero(as_tuple=True)
-    found = log_mass(queries, negatives, correction, pairs, temperature=0.1)
-    wanted = mass_by_hand(queries, negatives, correction, pairs, 0.1)
+    found = log_mass(queries, negatives, correction, pairs, temperature=temperature)
+    wanted = mass_by_hand(queries, negatives, correction, pairs, temperature)
     toward = torch.randn(6, 1, generator=generator, dtype=torch.float64)
     for actual, expected in zip(found, wanted, strict=True):
         torch.testing.assert_close(actual, expected)
