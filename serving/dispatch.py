@@ -165,14 +165,14 @@ class Dispatcher:
                     await asyncio.wait({some, stop}, return_when=asyncio.FIRST_COMPLETED)
                     if not some.done():
                         return
-                    first = some.result()
+                    first, some = some.result(), None
                 else:
                     first = self._jobs.get_nowait()
                 await self._answer(caller, self._batch(first))
         finally:
             stop.cancel()
-            if some is not None:
-                some.cancel()
+            if some is not None and not some.cancel():  # it came just as this ended
+                self._jobs.put_nowait(some.result())
             self.callers.remove(caller)
             self._busy.discard(caller)
             if not self.callers:

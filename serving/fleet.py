@@ -141,9 +141,13 @@ class Fleet:
         """Bring what is served in line with the registry and the rollout, as far as it is ready."""
         aliases = await asyncio.to_thread(self.registry.aliases)
         self._named = aliases.get(self.alias)
-        if self.alias not in aliases:
-            raise HymirecError(f"no version is {self.alias!r} any more")
-        coming = await self._served(aliases[self.alias])
+        coming, problem = self.champion, None
+        try:
+            if self._named is None:
+                raise HymirecError(f"no version is {self.alias!r} any more")
+            coming = await self._served(self._named)
+        except HymirecError as error:  # the versions of experiments have nothing to do with it
+            problem = error
         if coming is not self.champion and coming.ready:
             self._switch(coming)
         wanted = self._wanted(coming, aliases)
@@ -153,11 +157,10 @@ class Fleet:
         for version in set(self.versions) - set(wanted):
             self._retire(version)
         self._processes.replenish()
-        problem: HymirecError | None = None
         for version in set(wanted) - set(self.versions):
             try:
                 (await self._served(version)).scale(wanted[version])
-            except HymirecError as error:  # the others have nothing to do with it
+            except HymirecError as error:  # nor have they with each other
                 problem = error
         if problem:
             raise problem

@@ -56,14 +56,17 @@ class Registry:
         try:
             return int(self._client.get_model_version_by_alias(self.name, alias).version)
         except MlflowException as error:
+            raise UsageError(f"{nothing}: {self._why_none()}") from error
+
+    def _why_none(self) -> str:
+        try:
             versions = self._client.search_model_versions(f"name = '{self.name}'")
-            newest = max(versions, key=lambda version: int(version.version), default=None)
-            why = (
-                f"version {newest.version} was {newest.tags.get('gate', 'never judged')}"
-                if newest
-                else "run `hymirec pipeline` first"
-            )
-            raise UsageError(f"{nothing}: {why}") from error
+        except MlflowException as error:
+            return f"the registry cannot be read: {_first_line(error)}"
+        newest = max(versions, key=lambda version: int(version.version), default=None)
+        if newest is None:
+            return "run `hymirec pipeline` first"
+        return f"version {newest.version} was {newest.tags.get('gate', 'never judged')}"
 
     def aliases(self) -> dict[str, int]:
         """Versions by alias.
@@ -74,8 +77,7 @@ class Registry:
         try:
             found = self._client.get_registered_model(self.name).aliases
         except MlflowException as error:
-            reason = str(error).partition("\n")[0]
-            raise HymirecError(f"the registry cannot be read: {reason}") from error
+            raise HymirecError(f"the registry cannot be read: {_first_line(error)}") from error
         return {alias: int(version) for alias, version in found.items()}
 
     def info(self, version: int) -> VersionInfo:
@@ -87,7 +89,9 @@ class Registry:
         try:
             found = self._client.get_model_version(self.name, str(version))
         except MlflowException as error:
-            raise UsageError(f"there is no version {version} of {self.name}") from error
+            raise UsageError(
+                f"there is no version {version} of {self.name}: {_first_line(error)}"
+            ) from error
         return VersionInfo(version, found.run_id or "", found.tags.get(CODEBOOK_TAG, ""))
 
     def fetch(self, version: int) -> Path:
@@ -120,9 +124,8 @@ class Registry:
                 if not place.is_dir():
                     raise
         except (MlflowException, OSError) as error:
-            reason = str(error).partition("\n")[0]
             raise HymirecError(
-                f"version {version} of {self.name} cannot be read: {reason}"
+                f"version {version} of {self.name} cannot be read: {_first_line(error)}"
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -134,6 +137,10 @@ class Registry:
 
     def _place(self, version: int) -> Path:
         return self.home.root / "served" / f"{self.name}-{version}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _is_whole(place: Path) -> bool:

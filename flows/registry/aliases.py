@@ -27,7 +27,7 @@ from features.logs.audit_log import (
     Entry,
     alias_subject,
 )
-from flows.registry.versions import pages
+from flows.registry.versions import pages, refusal
 from flows.runtime.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -68,13 +68,17 @@ class Aliases:
         self.log.close()
 
     def all(self) -> dict[str, str]:
-        """Versions by alias."""
+        """Versions by alias.
+
+        Raises:
+            UsageError: the home has no registered version.
+            HymirecError: the registry cannot be read.
+        """
         try:
             found = self.client.get_registered_model(MODEL_NAME).aliases
         except MlflowException as error:
-            raise UsageError(
-                f"no version is registered in {self.home.root}: run `hymirec pipeline`"
-            ) from error
+            missing = f"no version is registered in {self.home.root}: run `hymirec pipeline`"
+            raise refusal(error, missing) from error
         return {alias: str(version) for alias, version in found.items()}
 
     def get(self, alias: str) -> str:

@@ -13,6 +13,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from flows.registry.versions import refusal
 from flows.runtime.settings import (
     CODEBOOK_MODEL_TAG,
     CODEBOOK_TAG,
@@ -57,6 +58,7 @@ def served_versions(home: Home, alias: str = "") -> list[ServedVersion]:
 
     Raises:
         UsageError: there is none, or it was registered before its parts were linked to it.
+        HymirecError: the registry cannot be read.
     """
     called = repr(alias) if alias else "served"
     nothing = f"no version of {MODEL_NAME} is {called} in {home.root}"
@@ -66,7 +68,7 @@ def served_versions(home: Home, alias: str = "") -> list[ServedVersion]:
     try:
         aliases = client.get_registered_model(MODEL_NAME).aliases
     except MlflowException as error:
-        raise UsageError(f"{nothing}: run `hymirec pipeline` first") from error
+        raise refusal(error, f"{nothing}: run `hymirec pipeline` first") from error
     numbers = {number for name, number in aliases.items() if alias in ("", name)}
     if not numbers:
         known = ", ".join(sorted(aliases)) or "none"

@@ -8,9 +8,11 @@ from typing import Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from flows.runtime.settings import CODEBOOK_TAG, MODEL_NAME
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
 
@@ -78,3 +80,11 @@ def pages(search: Any, **kwargs: Any) -> Iterator[Any]:
         yield from page
         if not (token := page.token):
             return
+
+
+def refusal(error: MlflowException, missing: str) -> HymirecError:
+    """What to raise of an error of the registry: that something is missing, or that it is away."""
+    if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        return UsageError(missing)
+    reason = str(error).partition("\n")[0]
+    return HymirecError(f"the model registry cannot be read: {reason}")

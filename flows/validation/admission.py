@@ -193,7 +193,9 @@ def admitted(home: Home, digest: str = "") -> DataRef:
                 f"no data has been validated in {home.root}: run `hymirec flow run validate "
                 "--data DIR` first"
             )
-    steps = [json.loads(one.read_text()) for one in home.runs.glob(f"{VALIDATE}-*/data.json")]
+    files = home.runs.glob(f"{VALIDATE}-*/data.json")
+    # A result that was put aside has an ending to its name, and may be damaged.
+    steps = [json.loads(one.read_text()) for one in files if not one.parent.suffix]
     notes = {one["digest"]: one["name"] for one in steps}
     found = [one for one in notes if one.startswith(digest)]
     if len(found) != 1 or not (home.data / found[0]).exists():

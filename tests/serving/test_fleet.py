@@ -186,6 +186,24 @@ def test_nobody_is_forgotten_when_a_server_is_lost_while_a_refusal_is_looked_int
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_nobody_is_forgotten_who_comes_as_a_server_is_lost(turns):
+    async def scenario():
+        dispatcher = Dispatcher()
+        working = asyncio.create_task(dispatcher.work(Scripted(), asyncio.Event()))
+        await asyncio.sleep(0)
+        asked = asyncio.create_task(dispatcher.ask({"user_id": "a"}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        working.cancel()
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(asked, 2)
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("told", "problem"),
     [
@@ -249,6 +267,10 @@ def test_versions_of_a_rollout_are_ready_beside_the_champion(registry, make_flee
             assert fleet.served(None) is fleet.champion
             rollout.wanted = (9,)  # there is none
             await until(lambda: fleet.served(2) is None)
+            assert await answered_by(fleet) == "1"
+            registry.champion = 8  # nor this, and it keeps nobody else waiting
+            rollout.wanted = (2,)
+            await until(lambda: fleet.served(2) is not None)
             assert await answered_by(fleet) == "1"
 
     asyncio.run(scenario())

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -15,6 +16,21 @@ def test_asking_for_a_champion_does_not_make_a_home(tmp_path):
     with pytest.raises(UsageError, match="run `hymirec pipeline` first"):
         Registry(home, "hymirec").resolve("champion")
     assert not home.root.exists()
+
+
+def test_a_registry_that_is_away_is_said_to_be(tmp_path):
+    def away(*_, **__):
+        raise MlflowException("API request to http://mlflow:5000 failed\nwith a trace")
+
+    home = Home.at(tmp_path).create()
+    (home.mlflow / "mlflow.db").touch()
+    registry = Registry(home, "hymirec")
+    registry.__dict__["_client"] = SimpleNamespace(
+        get_model_version_by_alias=away, search_model_versions=away, get_model_version=away
+    )
+    for ask in (lambda: registry.resolve("champion"), lambda: registry.info(1)):
+        with pytest.raises(UsageError, match=r"API request to http://mlflow:5000 failed$"):
+            ask()
 
 
 def test_a_stopped_server_is_explained_by_our_own_error(tmp_path):

@@ -3,11 +3,14 @@
 from datetime import timedelta
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from features import online
 from features.logs.audit_log import FORCED, NOTICED, PROMOTION, ROLLBACK
 from flows.registry.aliases import Aliases
 from flows.registry.promote import place_new
+from flows.registry.served import served_versions
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
@@ -47,6 +50,17 @@ def test_a_move_is_made_and_recorded(aliases):
     with pytest.raises(UsageError, match="champion has become version 2 meanwhile, it was 1"):
         aliases.move("champion", "3", PROMOTION, reason="late", expected="1")
     assert aliases.history() == [entry]
+
+
+def test_a_registry_that_is_away_is_not_taken_for_an_empty_one(aliases, monkeypatch):
+    def away(*_):
+        raise MlflowException("API request to http://mlflow:5000 failed\nwith a trace")
+
+    monkeypatch.setattr(MlflowClient, "get_registered_model", away)
+    for ask in (aliases.all, lambda: served_versions(aliases.home)):
+        with pytest.raises(HymirecError, match=r"cannot be read: API request .* failed$") as failed:
+            ask()
+        assert not isinstance(failed.value, UsageError)
 
 
 def test_a_move_that_cannot_be_recorded_is_not_made(aliases, monkeypatch):

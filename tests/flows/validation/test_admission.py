@@ -39,6 +39,9 @@ def test_good_data_is_admitted_once_and_found_again(home, dataset):
     assert read_verdict(done).run_id == "run"
     with pytest.raises(UsageError, match="data 'ffff' is not one validated data set: there are "):
         admitted(home, "ffff")
+    (done.directory / "data.json").write_text("{")
+    assert not admit(home, ref, "run").skipped
+    assert admitted(home) == ref
 
 
 def test_refused_data_leaves_the_latest_as_it_was_and_no_result(home, dataset):
