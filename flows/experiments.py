@@ -123,7 +123,9 @@ def _act(
     name, reason, evidence = stored.name, decision.reason, decision.evidence
     try:
         if decision.action == "ramp":
-            stored = store.ramp(name, reason=reason, evidence=evidence, actor=ACTOR)
+            # The step that the numbers are of has been left once, whoever else reads them out.
+            following = stored.step + 1
+            stored = store.ramp(name, following, reason=reason, evidence=evidence, actor=ACTOR)
         elif decision.action == "pause":
             stored = store.pause(name, reason=reason, evidence=evidence, actor=ACTOR)
         elif decision.action == "roll_back":
@@ -135,8 +137,9 @@ def _act(
                 promote=promote, clock=store.clock,
             )  # fmt: skip
     except UsageError as error:
-        stored = store.get(name)
-        waits = f": {PERSON}" if stored.state == "running" else ""  # else a person was faster
+        before, stored = stored, store.get(name)
+        is_as_it_was = (stored.state, stored.step) == ("running", before.step)
+        waits = f": {PERSON}" if is_as_it_was else ""  # else somebody was faster
         held = f"{reason}; but {error}{waits}"
         return stored, replace(decision, action="hold", reason=held, winner="")
     return stored, decision

@@ -93,7 +93,6 @@ class ServedVersion:
         self.popular: list[dict[str, Any]] = []
         self.problem = ""
         self.restarts = 0
-        self.since = 0.0
         self._dispatcher = Dispatcher()
         self._processes = processes
         self._session = session
@@ -206,7 +205,6 @@ class ServedVersion:
                 await self._warm_up(caller)
             self._running[caller] = process
             self.problem = ""
-            self.since = self.since or time.time()
             await self._serve(process, caller, stopping)
         finally:
             if process is not None:

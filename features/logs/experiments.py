@@ -224,7 +224,9 @@ class ExperimentStore(Log):
             if goal > last:
                 is_there = f"{name} is at step {stored.step + 1}"
                 raise UsageError(f"{is_there}, and its ramp has {last + 1}")
-            if goal <= stored.step:
+            if goal == stored.step:
+                raise UsageError(f"{name} is at step {stored.step + 1} already")
+            if goal < stored.step:
                 raise UsageError(
                     f"{name} is at step {stored.step + 1}: going back would take the variant away "
                     "from users who have it; pause it instead"

@@ -70,9 +70,13 @@ class Questions:
         """Everybody's last event, all that came before being known.
 
         Raises:
-            UsageError: the home no longer holds the data.
+            UsageError: the home no longer holds the data, or nobody knows which it is.
         """
-        if not digest or not (home.data / digest).is_dir():
+        if not digest:
+            raise UsageError(
+                "the version does not say which data it was trained on: it is not a pipeline's"
+            )
+        if not (home.data / digest).is_dir():
             raise UsageError(
                 f"{home.data / digest} is gone: the gate needs the data that the version was "
                 "trained on; `hymirec pipeline` on it brings it back"

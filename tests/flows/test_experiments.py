@@ -241,6 +241,24 @@ def test_a_person_may_be_faster(home, store, monkeypatch):
     assert "but longer is stopped" in reading.reason
 
 
+def test_of_two_who_read_out_at_once_one_ramps(home, store, monkeypatch):
+    ramp = [{"share": share, "min_users": 60} for share in (0.2, 0.5, 1.0)]
+    store.create(declared(ramp=ramp))
+    start(home, "longer")
+    traffic(home, users=range(1000))
+    read = module.ReadoutMaker.read
+
+    def ramped_meanwhile(self, stored, now):
+        found = read(self, stored, now)
+        store.ramp("longer", reason="the other")
+        return found
+
+    monkeypatch.setattr(module.ReadoutMaker, "read", ramped_meanwhile)
+    found = read_out_experiment(home, "longer")
+    assert (store.get("longer").step, found.decision.action, found.asks) == (1, "hold", False)
+    assert found.decision.reason.endswith("; but longer is at step 2 already")
+
+
 def test_a_winner_that_the_gate_refuses_waits_for_a_person(home, store):
     won(home, store)
     judged(home, "fail")
