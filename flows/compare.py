@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,13 +100,14 @@ def read_runs(home: Home, run_ids: Sequence[str]) -> list[LoggedRun]:
     found = []
     for run, name in zip(runs, names, strict=True):
         label = f"{name} ({run.info.run_id[:6]})" if names.count(name) > 1 else name
-        try:
-            path = mlflow.artifacts.download_artifacts(
-                run_id=run.info.run_id, artifact_path=f"evaluation/{USERS}"
-            )
-        except (MlflowException, OSError) as error:
-            raise UsageError(f"run {run.info.run_id} ({name}) holds no evaluation") from error
-        users = pd.read_parquet(path).sort_values(USER_ID, ignore_index=True)
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                path = mlflow.artifacts.download_artifacts(
+                    run_id=run.info.run_id, artifact_path=f"evaluation/{USERS}", dst_path=directory
+                )
+            except (MlflowException, OSError) as error:
+                raise UsageError(f"run {run.info.run_id} ({name}) holds no evaluation") from error
+            users = pd.read_parquet(path).sort_values(USER_ID, ignore_index=True)
         found.append(LoggedRun(label, run, users))
     first = found[0]
     for other in found[1:]:

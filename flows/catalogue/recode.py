@@ -23,7 +23,6 @@ from features.offline import read_histories, read_user_ids
 from flows.catalogue.items import bring_online, publishing
 from flows.registry.promote import GATE_METRIC, place_new
 from flows.registry.served import ServedVersion, served_versions
-from flows.runtime.locks import alone_in
 from flows.runtime.settings import CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
 from flows.steps.data import DataRef
 from flows.steps.encode import read_codebook, read_codes, read_health, read_texts, write_codebook
@@ -34,7 +33,8 @@ from flows.steps.register import (
     register_package,
 )
 from flows.steps.results import StepResult, run_step
-from flows.tracking.record import log_component, log_metrics, tracked_run
+from flows.tracking.record import log_component, log_metrics
+from flows.tracking.runs import flow_run
 from hymirec.additions import Additions, publications, publish, read
 from hymirec.codebook import Codebook, CodebookConfig, fit_item_codebook
 from hymirec.errors import UsageError
@@ -89,8 +89,9 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
             f"no items were published under codebook {served.codebook_id}: it is up to date"
         )
     package = RecommenderPackage.load(served.package).extended(additions)
-    tags = {"parent_version": served.name, "codebook_update": "true"}
-    with alone_in(home), tracked_run(home, "codebook", tags) as run_id:
+    with flow_run(home, "codebook") as run:
+        run_id = run.run_id
+        mlflow.set_tags({"parent_version": served.name, "codebook_update": "true"})
         step = _refit(home, served, package, additions, [path.name for path in added])
         book = read_codebook(step)
         digest = package.info.data_digest

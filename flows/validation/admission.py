@@ -237,6 +237,6 @@ def _inputs(data: DataRef, bad_rows: BadRows, suites: Path) -> dict[str, object]
     return {
         "data": data.digest,
         "bad_rows": bad_rows,
-        "suites": [find_suite(suites, table).read_text() for table in TABLES],
+        "suites": [find_suite(suites, table).read_text(errors="replace") for table in TABLES],
         "code": source_digest(Path(__file__), *code),
     }

@@ -81,6 +81,7 @@ class Conclusions:
         if not conclusion.ended.wait(PATIENT_SECONDS):
             return
         with self._lock:
-            del self._last[name]
+            if self._last.get(name) is conclusion:  # else another was begun as this one ended
+                del self._last[name]
         if failed:
             raise failed[0]

@@ -150,6 +150,9 @@ def test_a_refitted_codebook_is_a_version_beside_the_champion(updated, published
     assert version.tags["codebook_id"] == updated["codebook_id"] != updated["parent_codebook_id"]
     assert version.tags["gate"].startswith("passed: R@10")
     assert client.get_model_version_by_alias("hymirec", "challenger").version == version.version
+    tags = client.get_run(updated["run_id"]).data.tags
+    assert tags["parent_version"] == "hymirec/1"
+    assert tags["lock"] == "pipeline"  # by which the next flow ends the run, if this one is killed
     assert updated["items"] == 302
     # Two items more say little: a refit is then as good as what it started from.
     assert updated["error_after"] <= 1.05 * updated["error_before"]

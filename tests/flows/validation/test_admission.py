@@ -120,5 +120,8 @@ def test_a_home_may_have_suites_of_its_own(home, dataset):
     ref = keep(home, dataset)
     with pytest.raises(DataError, match="no-price"):
         admit(home, ref, "run")
+    own.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"items.json: not a suite of expectations"):
+        admit(home, ref, "run")
     own.unlink()
     assert not admit(home, ref, "run").skipped
