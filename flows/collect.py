@@ -6,12 +6,15 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 
 from features.logs.event_log import Event, EventLog
 from features.statistics import SECOND, logged_clicks, united
 from flows.registry.served import ServedVersion
+from flows.runtime.settings import CODEBOOK_TAG, PARENT_TAG
 from hymirec.additions import Additions, publications, read
 from hymirec.datasets import Dataset, write
 from hymirec.datasets import read as read_data
@@ -44,7 +47,7 @@ def collect(home: Home, served: ServedVersion) -> Path:
         HymirecError: the event log cannot be read.
     """
     base = read_data(home.data / served.info["data_digest"])
-    items = with_additions(base.items, read(publications(home.catalogue / served.codebook_id)))
+    items = known_items(home, served, base.items)
     event_log = EventLog(home)
     try:
         interactions = with_clicks(base.interactions, logged_clicks(event_log), items)
@@ -58,6 +61,31 @@ def collect(home: Home, served: ServedVersion) -> Path:
         len(items), len(items) - len(base.items),
     )  # fmt: skip
     return directory
+
+
+def known_items(home: Home, served: ServedVersion, items: pd.DataFrame) -> pd.DataFrame:
+    """A version's items: those of its data, and all that was published for it until now."""
+    for codebook_id in published_under(home, served):
+        items = with_additions(items, read(publications(home.catalogue / codebook_id)))
+    return items
+
+
+def published_under(home: Home, served: ServedVersion) -> list[str]:
+    """The codebooks that a version's items were published under, the oldest first.
+
+    Beside its own those that it was refitted from: what was published under them is in the version,
+    and in no data.
+    """
+    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+    version, found = served.version, [served.codebook_id]
+    while parent := version.tags.get(PARENT_TAG, ""):
+        try:
+            version = client.get_model_version(*parent.split("/"))
+        except MlflowException:
+            log.warning("retrain: %s is gone, and with it what was published for it", parent)
+            break
+        found.append(version.tags[CODEBOOK_TAG])
+    return found[::-1]
 
 
 def with_clicks(

@@ -10,13 +10,15 @@ from typing import Any
 import mlflow
 from prefect import flow
 
-from flows.collect import collect
+from flows.catalogue.items import publish_items
+from flows.collect import collect, known_items
 from flows.gate.aside import ask_gate
 from flows.pipeline import pipeline
 from flows.registry.served import ServedVersion, served_versions
 from flows.runtime.locks import alone_in
 from flows.runtime.notify import HOOKS, notify
-from flows.runtime.settings import CHAMPION
+from flows.runtime.settings import CHALLENGER, CHAMPION, ENCODER_MODEL_TAG
+from hymirec.datasets import read as read_data
 from hymirec.home import Home
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,10 @@ def retrain_flow(
         data=directory, home=place.root, wait_minutes=wait_minutes, **_as_trained(place, served)
     )
     standing, said = done.standing, ""
-    if standing == "challenger":
+    is_new = str(done.model_version) != str(served.version.version)
+    if is_new and standing in (CHAMPION, CHALLENGER):
+        _carry_over(place, served, standing)
+    if standing == CHALLENGER:
         standing, said = _ask_gate(place, done.model_version)
     if standing == "refused":
         text = f"version {done.model_version} does not pass the gate {said}".strip()
@@ -84,10 +89,20 @@ def retrain_flow(
     )  # fmt: skip
 
 
+def _carry_over(home: Home, served: ServedVersion, alias: str) -> None:
+    """Publish for the version of an alias what was published while it was trained.
+
+    It has the alias by now, so that what is published from here on is published for it too.
+    """
+    data = read_data(home.data / served.info["data_digest"])
+    publish_items(home, known_items(home, served, data.items), alias=alias)
+
+
 def _as_trained(home: Home, served: ServedVersion) -> dict[str, Any]:
     """Recipe and text model of a version, as the pipeline's arguments."""
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
-    params = client.get_run(str(served.version.run_id)).data.params
+    # Not of its run: that of a refitted codebook trained nothing.
+    params = client.get_logged_model(served.version.tags[ENCODER_MODEL_TAG]).params
     source = params.get("encoder.backbone.pretrained.source", "")
     arguments = {"recipe": served.info["recipe"]}
     if source:

@@ -23,7 +23,13 @@ from features.offline import read_histories, read_user_ids
 from flows.catalogue.items import bring_online, publishing
 from flows.registry.promote import GATE_METRIC, place_new
 from flows.registry.served import ServedVersion, served_versions
-from flows.runtime.settings import CHAMPION, CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG, MODEL_NAME
+from flows.runtime.settings import (
+    CHAMPION,
+    CODEBOOK_MODEL_TAG,
+    ENCODER_MODEL_TAG,
+    MODEL_NAME,
+    PARENT_TAG,
+)
 from flows.steps.data import DataRef
 from flows.steps.encode import read_codebook, read_codes, read_health, read_texts, write_codebook
 from flows.steps.publish import publish_codes
@@ -91,7 +97,7 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
     package = RecommenderPackage.load(served.package).extended(additions)
     with flow_run(home, "codebook") as run:
         run_id = run.run_id
-        mlflow.set_tags({"parent_version": served.name, "codebook_update": "true"})
+        mlflow.set_tags({PARENT_TAG: served.name, "codebook_update": "true"})
         step = _refit(home, served, package, additions, [path.name for path in added])
         book = read_codebook(step)
         digest = package.info.data_digest
@@ -112,7 +118,7 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
         parts = {
             ENCODER_MODEL_TAG: served.version.tags[ENCODER_MODEL_TAG],
             CODEBOOK_MODEL_TAG: log_component(run_id, step, served.codebook_params),
-            "parent_version": served.name,
+            PARENT_TAG: served.name,
         }
         digest = package_digest(f"{step.digest} {served.name}")
         card = (

@@ -13,6 +13,8 @@ CODEBOOK_TAG = "codebook_id"
 EXPERIMENT = "hymirec"
 ENCODER_MODEL_TAG, CODEBOOK_MODEL_TAG = "encoder_model", "codebook_model"
 """Ids of the logged models that a version's item vectors and codes were made with."""
+PARENT_TAG = "parent_version"
+"""Of a version whose codebook was refitted: that which it was refitted from, `hymirec/1`."""
 
 STORES = ("HYMIREC_ONLINE_STORE", "HYMIREC_REGISTRY", "HYMIREC_EVENT_LOG")
 """Variables that say where features are published; see `features.stores`."""

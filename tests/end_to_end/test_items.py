@@ -12,6 +12,7 @@ import torch
 
 from features.logs.event_log import Event, EventLog
 from features.online import FeatureReader
+from flows import retrain
 from flows.catalogue import recode
 from flows.catalogue.items import publish_items
 from hymirec.additions import publications, read
@@ -182,3 +183,35 @@ def test_an_item_published_during_the_update_is_under_the_new_codebook_too(updat
     np.testing.assert_array_equal(reader.read_item_codes(["late"])["late"], carried.codes[0])
     before = read(publications(copied.catalogue / updated["parent_codebook_id"]))
     assert "late" in before.item_ids
+
+
+@pytest.mark.slow
+def test_a_retrain_knows_what_was_published_before_and_meanwhile(
+    updated, copied, hymirec_here, monkeypatch
+):
+    client = mlflow.MlflowClient(copied.mlflow_uri, copied.mlflow_uri)
+    client.set_registered_model_alias("hymirec", "champion", updated["model_version"])
+    collect = retrain.collect
+
+    def publish_meanwhile(home, served):
+        found = collect(home, served)
+        items = pd.DataFrame({"item_id": ["meanwhile"], "title": ["One Who Came As It Trained"]})
+        publish_items(home, items)
+        return found
+
+    monkeypatch.setattr(retrain, "collect", publish_meanwhile)
+    monkeypatch.setattr(
+        retrain,
+        "ask_gate",
+        lambda *_: {"verdict": "fail", "reason": "of this test", "moved": False},
+    )
+    done = hymirec_here("flow", "run", "retrain", "--home", copied.root, "--json")
+    assert done.code == 0, done.stderr
+    version = client.get_model_version("hymirec", done.json["model_version"])
+    assert version.tags["codebook_id"] not in (
+        updated["codebook_id"], updated["parent_codebook_id"],
+    )  # fmt: skip
+    items = ["new1", "new2", "late", "meanwhile"]
+    reader = FeatureReader(copied, version.tags["codebook_id"])
+    assert sorted(reader.read_item_codes(items)) == sorted(items)
+    assert "new1" in reader.read_user(USER).history.item_ids

@@ -1,12 +1,17 @@
 """A retrain's data: the version's own and what came since, each thing once."""
 
+from types import SimpleNamespace
+
+import mlflow
 import numpy as np
 import pandas as pd
 
 from features.logs.event_log import Event
-from flows.collect import with_additions, with_clicks
+from flows.collect import published_under, with_additions, with_clicks
+from flows.retrain import _as_trained
 from hymirec.additions import Additions
 from hymirec.datasets import load
+from hymirec.home import Home
 from hymirec.texts import item_texts
 
 
@@ -88,3 +93,28 @@ def test_data_without_a_column_of_text_gets_one(tmp_path):
     found = with_additions(items, additions([("4", "Four", "Title: Four Content: new")]))
     assert item_texts(found)[0].strip() == "Title: One Content:"
     assert item_texts(found)[3] == "Title: Four Content: new"
+
+
+def test_a_version_with_a_refitted_codebook_is_trained_again_as_its_parent_was(tmp_path):
+    home = Home.at(tmp_path).create()
+    client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
+    experiment = client.create_experiment("hymirec", home.artifact_uri)
+    settings = {
+        "encoder.backbone.pretrained.source": "/a/text/model",
+        "encoder.backbone.pretrained.tuning": "lora",
+    }
+    encoder = client.create_logged_model(experiment, name="encoder", params=settings).model_id
+    client.create_registered_model("hymirec")
+    for number, codebook_id in enumerate(("first", "second", "third")):
+        tags = {"codebook_id": codebook_id, "encoder_model": encoder}
+        if number:
+            tags["parent_version"] = f"hymirec/{number}"
+        client.create_model_version("hymirec", "/nowhere", tags=tags)
+    version = client.get_model_version("hymirec", "3")
+    served = SimpleNamespace(version=version, codebook_id="third", info={"recipe": "small"})
+    assert published_under(home, served) == ["first", "second", "third"]
+    assert _as_trained(home, served) == {
+        "recipe": "small", "backbone": "/a/text/model", "tuning": "lora",
+    }  # fmt: skip
+    client.delete_model_version("hymirec", "1")
+    assert published_under(home, served) == ["second", "third"]
