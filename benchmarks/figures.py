@@ -215,6 +215,10 @@ BENCHMARKS = (
             Figure("our SASRec, interactions a second", lambda r: f"{r['ours_per_second']:,}",
                    lambda r: f"{r['peer']}: {r['peer_per_second'] or 0:,}"
                    if r["peer_per_second"] else "not measured", "3 times RecTools"),
+            Figure("to the best validation NDCG@10 of the peer",
+                   lambda r: f"{r['same_ndcg']['ours_seconds']:,.0f} s",
+                   lambda r: f"{r['peer']}: {r['same_ndcg']['peer_seconds']:,.0f} s",
+                   "a third of RecTools' time"),
             Figure("growth: seconds per 1,000 users",
                    lambda r: _growing(r, "seconds_per_1k_users")),
             Figure("growth: MiB at the peak", lambda r: _growing(r, "peak_mib")),

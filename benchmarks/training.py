@@ -25,7 +25,6 @@ import contextlib
 import json
 import logging
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -40,12 +39,13 @@ import torch
 from peers import epochs_of_peer
 from torch.nn.functional import normalize
 
+from flows.steps.results import measured
 from hymirec.codebook import ResidualConfig, fit_codebook
 from hymirec.datasets import load
 from hymirec.datasets.synthetic import WorldConfig, generate
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
-from hymirec.examples import CutPointExamples, NextItemExamples
+from hymirec.examples import NextItemExamples
 from hymirec.inputs import IndexedHistory, index_interactions, number_items
 from hymirec.models.hymirec import HyMiRec, HyMiRecConfig
 from hymirec.models.sasrec import SASRec, SASRecConfig
@@ -176,33 +176,32 @@ def growth_row(num_users: int, length: int, steps: int) -> dict[str, float]:
     items[0] = 0
     codebook = fit_codebook(items[1:4097], ResidualConfig(num_iterations=3))
     codes = codebook.encode(items).numpy()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    histories = []
-    for _ in range(num_users):
-        events = generator.integers(1, MAX_ITEMS + 1, length)
-        histories.append(IndexedHistory.of(events, codes[events]))
     config = HyMiRecConfig(max_history=length, num_recent=100)
     model = HyMiRec(items, codebook, config)
-    examples = CutPointExamples(
-        histories, num_recent=100, max_history=length, num_cuts=16, window=config.window
-    )
     optimiser = torch.optim.AdamW(model.parameters())
     batch_size, seconds = 16, []
-    for _ in range(steps + 1):
-        chosen = generator.integers(0, len(examples), batch_size)
-        started = time.perf_counter()
-        batch = examples.collate([examples[int(i)] for i in chosen])
-        optimiser.zero_grad()
-        model(**batch)["loss"].backward()
-        optimiser.step()
-        seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with measured() as before:  # the codebook's fitting took more than it left
+        pass
+    with measured() as cost:
+        histories = []
+        for _ in range(num_users):
+            events = generator.integers(1, MAX_ITEMS + 1, length)
+            histories.append(IndexedHistory.of(events, codes[events]))
+        examples = model.examples(histories)
+        for _ in range(steps + 1):
+            chosen = generator.integers(0, len(examples), batch_size)
+            started = time.perf_counter()
+            batch = examples.collate([examples[int(i)] for i in chosen])
+            optimiser.zero_grad()
+            model(**batch)["loss"].backward()
+            optimiser.step()
+            seconds.append(time.perf_counter() - started)
     return {
         "users": num_users,
         "history": length,
         "seconds_per_1k_users": round(median(seconds[1:]) / batch_size * 1000, 2),
-        "data_mib": round((peak - before) / 1024),
-        "peak_mib": round(peak / 1024),
+        "data_mib": round(cost["peak_mb"] - before["peak_mb"]),
+        "peak_mib": round(cost["peak_mb"]),
     }
 
 
