@@ -69,7 +69,7 @@ class ExposureJournal:
             HymirecError: it cannot be written, and too many wait already.
         """
         values = {"exposure_id": uuid.uuid4().hex, "kind": type(row).__name__} | vars(row)
-        line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
+        line = _line(values)
         with self._lock:
             try:
                 if self._segment.size > SEGMENT_BYTES:
@@ -116,8 +116,12 @@ class ExposureJournal:
             self._thread.join()
         try:
             self.drain()
-        except HymirecError as error:
-            log.warning("exposures stay in %s until the next start: %s", self._directory, error)
+        except Exception as error:  # whatever it is, the next start tries them again
+            known = isinstance(error, HymirecError)
+            log.warning("exposures stay in %s until the next start: %s", self._directory, error,
+                        exc_info=not known)  # fmt: skip
+            if lost := self._leave_to_the_disk():
+                log.error("%d exposures that no disk took are lost", lost)
             for segment in (*self._full, self._segment):
                 segment.close()
         else:
@@ -139,6 +143,15 @@ class ExposureJournal:
                 known = isinstance(error, HymirecError)
                 log.warning("exposures wait: %s", error, exc_info=not known)
                 self._stop.wait(SECONDS_AFTER_FAILURE)
+
+    def _leave_to_the_disk(self) -> int:
+        """Write down what waits in memory, where the disk has room again; how many it does not."""
+        for done, values in enumerate(self._unwritten):
+            try:
+                self._segment.write(_line(values))
+            except OSError:
+                return len(self._unwritten) - done
+        return 0
 
     def _take_in_unwritten(self) -> int:
         new = 0
@@ -168,13 +181,17 @@ class ExposureJournal:
             return 0
         try:
             new = self._take_in(segment)
-        except HymirecError:
+        except BaseException:
             segment.close()  # and with it the lock, or nobody would take it over again
             raise
         segment.remove()
         if new:
             log.info("%d exposures taken over from a process that ended", new)
         return new
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
 class _Segment:

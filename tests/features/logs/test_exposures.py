@@ -159,6 +159,19 @@ def test_without_a_database_rows_wait(home, monkeypatch):
     assert set(rows_of(home)["request_id"]) == {"r1", "r2"}
 
 
+def test_what_waits_in_memory_is_left_to_the_disk_where_no_database_takes_it(home, monkeypatch):
+    journal = ExposureJournal(home)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", mock.Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        journal.append(ROW)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._log, "append", mock.Mock(side_effect=RuntimeError("who knows")))
+        journal.close()
+    with ExposureJournal(home):
+        pass
+    assert rows_of(home)["request_id"].tolist() == ["r1"]
+
+
 def test_files_are_begun_anew_and_removed(home, monkeypatch):
     monkeypatch.setattr(exposure_journal, "SEGMENT_BYTES", 2000)
     journal = ExposureJournal(home)
