@@ -22,6 +22,7 @@ from flows.monitoring.series import RETRAIN_TAG, Series
 from flows.monitoring.settings import MonitorConfig, read_config
 from flows.monitoring.verdict import Crossing, crossings, trends
 from flows.registry.served import served_versions
+from flows.runtime.locks import FOREVER, MONITOR, alone_in
 from flows.runtime.notify import HOOKS, notify
 from flows.runtime.settings import CHAMPION
 from hymirec.additions import publications, read
@@ -116,6 +117,11 @@ def monitor(
         HymirecError: a store cannot be read.
     """
     settings = read_config(home, config)
+    with alone_in(home, MONITOR, wait_seconds=FOREVER):  # or two looks would have one number
+        return _look(home, alias, settings, start)
+
+
+def _look(home: Home, alias: str, settings: MonitorConfig, start: StartRetrain | None) -> Monitored:
     (served,) = served_versions(home, alias)
     package = RecommenderPackage.load(served.package)
     baseline = baseline_of(home, served, package, settings)

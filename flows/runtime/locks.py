@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 TRAINING, VALIDATION, PUBLICATION = "pipeline", "validate", "publish-features"
 """Locks of whole flows: of those that train or register, of `validate`, of `publish-features`."""
-DATA, STORES = "data", "stores"
+DATA, STORES, MONITOR = "data", "stores", "monitor"
 """Locks of what flows of any kind write to, held for the time of writing."""
 FOREVER = math.inf
 

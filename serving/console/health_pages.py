@@ -26,7 +26,8 @@ def add_pages(router: APIRouter) -> None:
             request, "health.html", state=site.gateway.state(), counters=counters,
             latency=health.latency_rows(counters), answers=health.answer_rows(counters),
             lag=counters.values.get(health.LAG), charts=site.gateway.pulse.charts(),
-            series=series, monitored=[one for one in map(_chart, series, range(999)) if one],
+            series=series,
+            monitored=[one for at, its in enumerate(series) if (one := _chart(its, at))],
             problem=problem,
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from features.inspection import find_titles, show_user
+from features.logs.events import MAX_ID
 from features.online import FeatureReader, list_codebooks
 from hymirec.errors import HymirecError
 from hymirec.query import Query
@@ -21,7 +22,6 @@ from serving.versions import ServedVersion
 ITEMS, EVENTS, LISTS = 10, 30, 10
 """How many of each a page shows."""
 ASK_SECONDS = 10.0
-MAX_USER_ID = 512
 
 
 def add_pages(router: APIRouter) -> None:
@@ -29,7 +29,7 @@ def add_pages(router: APIRouter) -> None:
 
     @router.get("/users")
     async def users(request: Request, site: SiteOf, user_id: str = "") -> Response:
-        user_id = user_id.strip()[:MAX_USER_ID].replace("\0", "")
+        user_id = user_id.strip()[:MAX_ID].replace("\0", "")
         if not user_id:
             return await run_in_threadpool(site.page, request, "users.html", user_id="", found=None)
         found = {

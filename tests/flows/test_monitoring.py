@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
@@ -9,11 +10,13 @@ import pytest
 import yaml
 from prefect.blocks.webhook import Webhook
 
+from flows.monitor import monitor
 from flows.monitoring.report import write_report
 from flows.monitoring.series import Point
 from flows.monitoring.settings import FILE, METRICS, read_config
 from flows.monitoring.verdict import TRENDS, crossings, trends
 from flows.runtime import notify as notifying
+from flows.runtime.locks import MONITOR, alone_in
 from flows.runtime.notify import notify, notify_failure
 from hymirec.errors import UsageError
 from hymirec.home import Home
@@ -32,6 +35,23 @@ def written(home, **changes):
 
 def points(*values, first=1):
     return [Point(first + place, 1e9 + 600 * place, value) for place, value in enumerate(values)]
+
+
+def test_two_do_not_look_at_once(home):
+    ended = []
+
+    def look():
+        with pytest.raises(UsageError, match="no version of hymirec is 'champion'"):
+            monitor(home)
+        ended.append(1)
+
+    other = threading.Thread(target=look)
+    with alone_in(home, MONITOR):
+        other.start()
+        time.sleep(0.5)
+        assert not ended
+    other.join(10)
+    assert ended
 
 
 # Thresholds
