@@ -154,7 +154,7 @@ def _refit(
     old = package.model.codebook
 
     def work(output: Path, checkpoints: Path) -> None:
-        by_text = _by_text(served, package, additions)
+        by_text = _by_text(served, package, vectors, additions)
         book = fit_item_codebook(vectors, by_text, config, start=old)
         write_codebook(output, book, vectors, by_text, seed=0)
         before = {"cosine": old.health(vectors)["cosine"]}
@@ -185,10 +185,15 @@ def _carry_over(home: Home, old_id: str, book: Codebook, taken_in: set[str]) -> 
     log.info("codebook: %d items that were published meanwhile are carried over", len(additions))
 
 
-def _by_text(served: ServedVersion, package: RecommenderPackage, additions: Additions) -> Tensor:
-    """What texts alone say [N, D] of all items of a package that additions are in."""
+def _by_text(
+    served: ServedVersion, package: RecommenderPackage, vectors: Tensor, additions: Additions
+) -> Tensor:
+    """What texts alone say [N, D] of all items of a package that additions are in.
+
+    Of items that earlier updates took in that is their vectors [N, D]: no behaviour is in them.
+    """
+    by_text = vectors.clone()
     read_in_training = read_texts(served.encoder)[1:]
-    by_text = torch.zeros(len(package.items), read_in_training.shape[1])
     by_text[: len(read_in_training)] = read_in_training
     index = number_items(package.items[ITEM_ID].tolist())
     rows = [index[item] - 1 for item in additions.item_ids]
