@@ -129,8 +129,15 @@ def comirec_sa(size: Recipe) -> BaselineRecipe:
 
 
 def comirec_dr(size: Recipe) -> BaselineRecipe:
-    """ComiRec by dynamic routing."""
-    return _comirec(size, "ComiRec-DR", "routing")
+    """ComiRec by dynamic routing.
+
+    Routing does not know which item came last: of many it makes a mean in which the latest is lost,
+    so it reads fifty at the most, as many as in the paper's longer data set.
+    """
+    recipe = _comirec(size, "ComiRec-DR", "routing")
+    few = min(50, size.first_stage.num_recent)
+    settings = recipe.settings.model_copy(update={"num_recent": few})
+    return recipe.model_copy(update={"settings": settings})
 
 
 def bi_level(size: Recipe) -> BaselineRecipe:
