@@ -143,9 +143,15 @@ class ReadoutMaker:
         for codebook_id in sorted(codebook_ids):
             for path in publications(self.home.catalogue / codebook_id):
                 published = path.stat().st_mtime
-                if published >= started - NEW_SECONDS:
-                    for item_id in pd.read_parquet(path, columns=[ITEM_ID])[ITEM_ID]:
-                        found.setdefault(item_id, published)
+                if published < started - NEW_SECONDS:
+                    continue
+                try:
+                    item_ids = pd.read_parquet(path, columns=[ITEM_ID])[ITEM_ID]
+                except (OSError, ValueError) as error:  # as with publishers
+                    log.warning("%s: its items do not count as new: %s", path, error)
+                    continue
+                for item_id in item_ids:
+                    found.setdefault(item_id, published)
         return found
 
     def _published(

@@ -158,6 +158,16 @@ def test_a_wrong_file_of_publishers_costs_one_metric(home, maker, started, caplo
     assert f"{home.catalogue / 'publishers.csv'}: {says}" in caplog.text
 
 
+def test_a_damaged_publication_keeps_no_guardrail_waiting(home, maker, started, caplog):
+    published = home.catalogue / "abc"
+    published.mkdir(parents=True)
+    (published / "000001.parquet").write_bytes(b"PAR1")
+    pd.DataFrame({"item_id": ITEMS[200:]}).to_parquet(published / "000002.parquet")
+    simulate(maker, started(), (0.1, 0.1), users=50)  # and reads it out
+    assert set(maker._publication_times({"abc"}, 0.0)) == set(ITEMS[200:])
+    assert "000001.parquet: its items do not count as new" in caplog.text
+
+
 def test_a_plan_is_made_of_what_was_served(maker, started):
     stored = started()
     assert "nothing has been served yet" in maker.plan(stored.experiment)
