@@ -164,6 +164,10 @@ def fit(
 
     settings = get_recipe(recipe).at_rate(learning_rate)
     try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be written: {error.strerror}") from error
+    try:
         fitted = train_all(load(data), settings, directory=directory / "training")
         if not is_main():
             return
@@ -212,7 +216,7 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
 @app.command()
 def world(
     directory: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another world.", min=0)] = 0,
     users: Annotated[int, typer.Option(help="Number of users.", min=2)] = 600,
     items: Annotated[int, typer.Option(help="Number of items.", min=200)] = 2000,
 ) -> None:
