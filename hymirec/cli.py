@@ -160,6 +160,7 @@ def fit(
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from hymirec import fit as train_all
     from hymirec import get_recipe, load
+    from hymirec.checkpoints import write_whole
     from hymirec.processes import is_main
 
     settings = get_recipe(recipe).at_rate(learning_rate)
@@ -180,9 +181,9 @@ def fit(
     fitted.package.save(partial)
     shutil.rmtree(model, ignore_errors=True)
     partial.rename(model)
-    (directory / "metrics.json").write_text(json.dumps(result, indent=2))
+    write_whole(directory / "metrics.json", result)
     show_table("test items ranked among all unseen", result)
-    out.print(f"the model is in {model}", soft_wrap=True)
+    out.print(f"the model is in {escape(str(model))}", soft_wrap=True)
     if as_json:
         print(json.dumps(result | {"model": str(model)}))
 
@@ -228,7 +229,7 @@ def world(
         write_world(made, directory)
     except OSError as error:
         raise UsageError(f"{directory} cannot be written: {error.strerror}") from error
-    out.print(f"{len(made.dataset.interactions)} interactions in {directory}")
+    out.print(f"{len(made.dataset.interactions)} interactions in {escape(str(directory))}")
 
 
 @app.command()
@@ -332,7 +333,7 @@ def _located(backbone: str, *, download: bool) -> str:
 
 
 def _print_pages(home: Home, data_report: Path) -> None:
-    where = "" if home.root == Home.at(DEFAULT_HOME).root else f" --home {home.root}"
+    where = "" if home.root == Home.at(DEFAULT_HOME).root else f" --home {escape(str(home.root))}"
     out.print("Pages on what was just made:")
     for page, what in {
         "mlflow": "runs, metrics and model versions",

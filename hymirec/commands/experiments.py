@@ -319,7 +319,7 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the experiments, the newest first."""
     place, store = _store(home)
     found = store.all()
-    table = Table(title=f"experiments in {place.root}")
+    table = Table(title=f"experiments in {escape(str(place.root))}")
     for column in ("name", "mode", "state", "share", "started (UTC)", "owner", "last change"):
         table.add_column(column)
     for one in found:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from hymirec import supervision
@@ -117,7 +118,7 @@ def down(
                     stopped += 1
     if not stopped:
         what = f"no {' or '.join(names)}" if names else "nothing"
-        out.print(f"{what} runs that was started in {place.root}", soft_wrap=True)
+        out.print(f"{what} runs that was started in {escape(str(place.root))}", soft_wrap=True)
 
 
 def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
@@ -137,7 +138,7 @@ def _known(names: list[str] | None) -> list[str]:
 
 def _show(home: Home, as_json: bool) -> list[dict[str, Any]]:
     found = []
-    table = Table(title=f"services of {home.root}")
+    table = Table(title=f"services of {escape(str(home.root))}")
     for name in ("service", "state", "address", "process", "since", "log"):
         table.add_column(name)
     for one in supervision.found(home):
@@ -151,7 +152,7 @@ def _show(home: Home, as_json: bool) -> list[dict[str, Any]]:
     if found:
         show_wide(table)
     else:
-        out.print(f"nothing was started in {home.root}", soft_wrap=True)
+        out.print(f"nothing was started in {escape(str(home.root))}", soft_wrap=True)
     if as_json:
         print(json.dumps({"services": found}))
     return found

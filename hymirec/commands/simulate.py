@@ -59,7 +59,8 @@ def simulate(
     found["seconds"] = round(time.monotonic() - started, 1)
     _show(found)
     if keep is not None:
-        out.print(f"hymirec serve --home {keep}   shows it in the console", soft_wrap=True)
+        where = escape(str(keep))
+        out.print(f"hymirec serve --home {where}   shows it in the console", soft_wrap=True)
     if as_json:
         print(json.dumps(found))
 

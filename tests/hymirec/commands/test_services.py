@@ -99,3 +99,10 @@ def test_schedules_are_entered_when_something_of_them_is_new(tmp_path, monkeypat
     assert again() == 4
     assert again(webhook="https://example.org") == 5
     assert again(ran_already=False) == 6
+
+
+def test_a_home_in_brackets_is_named_as_it_is(tmp_path, capsys):
+    home = Home.at(tmp_path / "[prod]" / "[/]")
+    services.status(home.root)
+    services.down(home=home.root)
+    assert capsys.readouterr().out.count(str(home.root)) == 2
