@@ -44,8 +44,8 @@ def recommend_all(
         )
     )  # fmt: skip
     out.print(
-        f"{done.users} users in {escape(str(done.path))}, {done.popular} of them without a history; "
-        f"version {done.model_version}, {done.seconds:.1f} s",
+        f"{done.users} users in {escape(str(done.path))}, {done.popular} of them without a "
+        f"history; version {done.model_version}, {done.seconds:.1f} s",
         soft_wrap=True,
     )
     if as_json:
