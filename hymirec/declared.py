@@ -16,13 +16,14 @@ Declared = TypeVar("Declared", bound=BaseModel)
 class _Loader(yaml.SafeLoader):
     """Takes for a number only what reads as one: 0123, 1:30 and 1_000 may be somebody's id."""
 
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
-        """An integer that is written as it is, or else the text."""
-        found = super().construct_yaml_int(node)
-        return found if str(found) == node.value else str(node.value)
+
+def _whole(loader: _Loader, node: yaml.ScalarNode) -> int | str:
+    """An integer that is written as it is, or else the text."""
+    found = loader.construct_yaml_int(node)
+    return found if str(found) == node.value else str(node.value)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
 def parse_yaml(text: str | bytes, source: str, what: str = "the file") -> dict[str, Any]:
