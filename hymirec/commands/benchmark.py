@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -45,7 +45,8 @@ def benchmark(
     ] = "",
     min_events: Annotated[int, typer.Option(help="Leave out users with fewer events.", min=1)] = 1,
     split: Annotated[
-        str, typer.Option(help="last: everyone's last event; time: all after one moment.")
+        Literal["last", "time"],
+        typer.Option(help="last: everyone's last event; time: all after one moment."),
     ] = "last",
     window: Annotated[int, typer.Option(help="Next items that are asked about.", min=1)] = 1,
     quick: Annotated[
@@ -71,9 +72,7 @@ def benchmark(
     from hymirec.recipes import get_recipe
     from hymirec.splits import SplitConfig
 
-    if split not in ("last", "time"):
-        raise UsageError(f"--split is last or time, not {split!r}")
-    parts = SplitConfig.model_validate({"by": split, "window": window})
+    parts = SplitConfig(by=split, window=window)
     names, swept = _listed(models), _listed(sweep)
     factors = [_factor(factor) for factor in _listed(rate_factors)]
     contenders(get_recipe(recipe), names, ablations=ablations, sweeps=swept)
@@ -99,6 +98,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare logged runs: metrics with intervals, slices, curves, settings, lists side by side."""
+    if page.is_dir():
+        raise UsageError(f"{page} is a folder: the report is one HTML page")
     place = configured(home)
     from flows.compare import differences, read_runs, write_report
 

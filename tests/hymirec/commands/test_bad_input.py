@@ -99,6 +99,7 @@ def test_a_file_where_a_folder_is_wanted_is_named(tmp_path, monkeypatch):
         (("fit", "--data", ".", "--out", "file"), "file cannot be written: File exists"),
         (("simulate", "--scenario", "equal", "--keep", "file"), "file is not a folder"),
         (("items", "publish", "."), ".: a folder, not a file of items"),
+        (("compare", "one", "two", "--out", "."), ". is a folder: the report is one HTML page"),
     ):
         found = CliRunner().invoke(app, list(words))
         assert isinstance(found.exception, UsageError | DataError), (words, found.exception)
