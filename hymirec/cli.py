@@ -161,9 +161,14 @@ def fit(
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from hymirec import fit as train_all
     from hymirec import get_recipe, load
+    from hymirec.checkpoints import write_whole
     from hymirec.processes import is_main
 
     settings = get_recipe(recipe).at_rate(learning_rate)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be written: {error.strerror}") from error
     try:
         fitted = train_all(load(data), settings, directory=directory / "training")
         if not is_main():
@@ -177,9 +182,9 @@ def fit(
     fitted.package.save(partial)
     shutil.rmtree(model, ignore_errors=True)
     partial.rename(model)
-    (directory / "metrics.json").write_text(json.dumps(result, indent=2))
+    write_whole(directory / "metrics.json", result)
     show_table("test items ranked among all unseen", result)
-    out.print(f"the model is in {model}", soft_wrap=True)
+    out.print(f"the model is in {escape(str(model))}", soft_wrap=True)
     if as_json:
         print(json.dumps(result | {"model": str(model)}))
 
@@ -213,7 +218,7 @@ def demo(home: HomeOption = DEFAULT_HOME) -> None:
 @app.command()
 def world(
     directory: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another world.", min=0)] = 0,
     users: Annotated[int, typer.Option(help="Number of users.", min=2)] = 600,
     items: Annotated[int, typer.Option(help="Number of items.", min=200)] = 2000,
 ) -> None:
@@ -225,7 +230,7 @@ def world(
         write_world(made, directory)
     except OSError as error:
         raise UsageError(f"{directory} cannot be written: {error.strerror}") from error
-    out.print(f"{len(made.dataset.interactions)} interactions in {directory}")
+    out.print(f"{len(made.dataset.interactions)} interactions in {escape(str(directory))}")
 
 
 @app.command()
@@ -327,7 +332,7 @@ def _located(backbone: str, *, download: bool) -> str:
 
 
 def _print_pages(home: Home, data_report: Path) -> None:
-    where = "" if home.root == Home.at(DEFAULT_HOME).root else f" --home {home.root}"
+    where = "" if home.root == Home.at(DEFAULT_HOME).root else f" --home {escape(str(home.root))}"
     out.print("Pages on what was just made:")
     for page, what in {
         "mlflow": "runs, metrics and model versions",

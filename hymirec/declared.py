@@ -13,6 +13,19 @@ from hymirec.errors import UsageError
 Declared = TypeVar("Declared", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes for a number only what reads as one: 0123, 1:30 and 1_000 may be somebody's id."""
+
+
+def _whole(loader: _Loader, node: yaml.ScalarNode) -> int | str:
+    """An integer that is written as it is, or else the text."""
+    found = loader.construct_yaml_int(node)
+    return found if str(found) == node.value else str(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+
+
 def parse_yaml(text: str | bytes, source: str, what: str = "the file") -> dict[str, Any]:
     """Read one document of names and values; bytes are UTF-8.
 
@@ -25,7 +38,8 @@ def parse_yaml(text: str | bytes, source: str, what: str = "the file") -> dict[s
         UsageError: it is none; the message says where and why.
     """
     try:
-        found = yaml.safe_load(text if isinstance(text, str) else text.decode())
+        # A safe loader itself.
+        found = yaml.load(text if isinstance(text, str) else text.decode(), _Loader)  # noqa: S506
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""

@@ -97,7 +97,7 @@ def show_wide(table: Table) -> None:
 
 def show_differences(table: dict[str, list[Any]], first: str) -> None:
     """Runs against a first one, see `flows.compare.differences`."""
-    shown = Table(title=f"difference from {first}, 95 % interval over users")
+    shown = Table(title=f"difference from {escape(first)}, 95 % interval over users")
     for name in ("run", "metric"):
         shown.add_column(name)
     for name in ("value", "difference", "interval", "p"):

@@ -23,7 +23,7 @@ from hymirec.catalogue import Elsewhere, make_tower
 from hymirec.checkpoints import check_settings
 from hymirec.codebook import Codebook, fit_item_codebook
 from hymirec.datasets import Dataset
-from hymirec.errors import DataError, UsageError
+from hymirec.errors import UsageError
 from hymirec.evaluation.metrics import ndcg_at, summarise
 from hymirec.evaluation.protocol import rank_by_scale, rank_cases
 from hymirec.examples import CutPointExamples
@@ -94,21 +94,18 @@ def fit(dataset: Dataset, recipe: Recipe, *, directory: Path) -> Fitted:
         directory: for checkpoints; the same call on the same directory resumes from them.
 
     Raises:
-        DataError: an item of the interactions is not among the items, or no user has enough
-            events.
+        DataError: see `Dataset.require_whole`; or no user has enough events.
         UsageError: `directory` holds what was begun with other data or settings.
         HymirecError: see `hymirec.training.train`.
     """
     join_processes()
+    dataset.require_whole()
     settings = {f"recipe.{name}": value for name, value in recipe.flat().items()}
     settings["data"] = dataset.digest()
     rates = ("recipe.first_training.learning_rate", "recipe.training.learning_rate")
     on_main(lambda: check_settings(directory, settings, changeable=rates))
     item_ids = dataset.items[ITEM_ID].tolist()
     index = number_items(item_ids)
-    unknown = set(dataset.interactions[ITEM_ID]) - index.keys()
-    if unknown:
-        raise DataError(f"interactions: item {min(unknown)!r} is not among the items")
     first_stage, _ = fit_encoder(
         dataset.items,
         LeaveLastSplit(index_interactions(dataset.interactions, index)),

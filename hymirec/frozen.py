@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from hymirec.encoder import ItemTower, tokenise
-from hymirec.errors import UsageError
+from hymirec.errors import DataError, UsageError
 from hymirec.models.nextitem import NextItemRecommender
+from hymirec.seal import naming_the_place
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,18 @@ class FrozenEncoder:
 
         Raises:
             UsageError: one of them is missing.
+            DataError: one of them is damaged.
         """
         tokenizer, model = directory / "tokenizer.json", directory / "first_stage"
         for path in (tokenizer, model / "weights.safetensors"):
             if not path.is_file():
                 raise UsageError(f"the encoder is not there: {path} is missing")
-        return cls(NextItemRecommender.load(model).tower, Tokenizer.from_file(str(tokenizer)))
+        with naming_the_place(model):
+            tower = NextItemRecommender.load(model).tower
+        try:
+            return cls(tower, Tokenizer.from_file(str(tokenizer)))
+        except Exception as error:  # the library in Rust raises no kind more specific
+            raise DataError(f"{tokenizer} cannot be read: {error}") from error
 
     def embed(self, texts: Sequence[str], items: Sequence[int]) -> Tensor:
         """Unit vectors [n, D] of texts (`hymirec.texts.item_texts`).

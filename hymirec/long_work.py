@@ -31,6 +31,8 @@ def lines(name: str, what: str) -> Callable[[int, int | None], None]:
         last = now
         if total is None:
             log.info("%s: %s %s so far", name, f"{done:,}", what)
+        elif not done:
+            log.info("%s: 0 of %s %s", name, f"{total:,}", what)
         else:
             left = (now - started) / done * (total - done)
             log.info(

@@ -29,6 +29,8 @@ MIN_FORETOLD = 0.02
 """Share of variance that CUPED has to explain before it is used."""
 BALANCE_P = 1e-3
 """Below, users differed before the experiment: a covariate that tells groups apart is none."""
+ROUNDING = 1e-12
+"""Share of a variance that may be left where nothing is."""
 
 Interval = tuple[float | None, float | None]
 """From, to; None of an end that is nowhere."""
@@ -119,7 +121,7 @@ class Sample:
         metric, aggregates = self.metric, self.aggregates
         if math.isnan(self.value):
             return math.nan
-        variance = aggregates.ratio_var(metric.numerator, metric.denominator or None)
+        variance = plain = _variance(aggregates, metric)
         if self.coefficient:
             shared = aggregates.ratio_cov(
                 metric.numerator, metric.denominator or None, metric.before, None
@@ -127,7 +129,19 @@ class Sample:
             variance += self.coefficient * (
                 self.coefficient * aggregates.var(metric.before) - 2 * shared
             )
-        return variance / self.num_users
+        return _without_rounding(variance, plain) / self.num_users
+
+
+def _variance(aggregates: Aggregates, metric: Metric) -> float:
+    """Of one user, by the delta method; 0 where all users are alike."""
+    variance = aggregates.ratio_var(metric.numerator, metric.denominator or None)
+    below = aggregates.mean(metric.denominator) if metric.denominator else 1.0
+    return _without_rounding(variance, aggregates.var(metric.numerator) / below**2)
+
+
+def _without_rounding(variance: float, before: float) -> float:
+    """What is left of a variance; so small a part of it is rounding, which may be below 0."""
+    return variance if variance > ROUNDING * before else 0.0
 
 
 def sample(users: pd.DataFrame, metric: Metric) -> Sample:
@@ -189,7 +203,7 @@ def _foretell(
     parts = first.aggregates, second.aggregates
     both = parts[0] + parts[1]
     spread = both.var(metric.before)
-    own = both.ratio_var(metric.numerator, metric.denominator or None)
+    own = _variance(both, metric) if both.mean(metric.denominator or None) else 0.0
     plain = first, second, 0.0
     if not own > 0:
         return *plain, "every user has the same value: have events been sent?"
@@ -380,6 +394,7 @@ def mismatch(variants: Sequence[str], counts: Sequence[int], weights: Sequence[f
     by_variant = dict(zip(variants, counts, strict=True))
     if not sum(counts):
         return Mismatch(by_variant, 1.0, 1.0, found=False)
-    p = mismatch_p_value(counts, weights)
-    usual = chisquare(counts, np.asarray(weights) * sum(counts)).pvalue
+    shares = np.asarray(weights, dtype=float) / sum(weights)  # a declaration's may be rounded
+    p = mismatch_p_value(counts, shares)
+    usual = chisquare(counts, shares * sum(counts)).pvalue
     return Mismatch(by_variant, p, float(usual), found=p < MISMATCH_ALPHA)

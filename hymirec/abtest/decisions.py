@@ -216,8 +216,11 @@ def _is_over(experiment: Experiment, progress: Progress, readout: Readout) -> bo
 def _says(estimate: Estimate, what: str) -> str:
     low, high = estimate.lift_interval
     if estimate.lift is None or low is None or high is None:
-        low, high = estimate.interval
-        return f"{estimate.variant} {what} in {estimate.metric}: {estimate.difference:+.4g}"
+        begin, end = (f"{one:+.4g}" if one is not None else "open" for one in estimate.interval)
+        return (
+            f"{estimate.variant} {what} in {estimate.metric}: {estimate.difference:+.4g} "
+            f"({begin} to {end})"
+        )
     return (
         f"{estimate.variant} {what} in {estimate.metric}: {estimate.lift:+.1%} "
         f"({low:+.1%} to {high:+.1%})"

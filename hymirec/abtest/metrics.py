@@ -1,8 +1,8 @@
 """What is measured of an experiment, by name.
 
 A metric is a mean over users or a ratio of two sums over users, of columns that
-`features.logs.outcomes` counts for each user of an experiment from the first exposure on. Two of
-them count items instead (`hymirec.abtest.catalogue`).
+`features.logs.outcomes` counts for each user of an experiment from the first exposure on. Some
+count items instead (`hymirec.abtest.catalogue`).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import dirichlet_multinomial, multinomial
 
 
@@ -47,7 +48,9 @@ def p_value(z: float, num_users: float, rho2: float) -> float:
     return math.exp(min(0.0, exponent))
 
 
-def mismatch_p_value(counts: Sequence[int], weights: Sequence[float]) -> float:
+def mismatch_p_value(
+    counts: Sequence[int], weights: Sequence[float] | NDArray[np.float64]
+) -> float:
     """Whether users come in the ratio they should, asked at every look.
 
     A Bayes factor between a Dirichlet prior around the weights and the weights themselves

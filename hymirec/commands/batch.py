@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from hymirec.commands.options import HomeOption, JsonOption, existing, interruptible
 from hymirec.display import out
@@ -43,8 +44,8 @@ def recommend_all(
         )
     )  # fmt: skip
     out.print(
-        f"{done.users} users in {done.path}, {done.popular} of them without a history; version "
-        f"{done.model_version}, {done.seconds:.1f} s",
+        f"{done.users} users in {escape(str(done.path))}, {done.popular} of them without a "
+        f"history; version {done.model_version}, {done.seconds:.1f} s",
         soft_wrap=True,
     )
     if as_json:

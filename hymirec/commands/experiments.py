@@ -187,7 +187,7 @@ def kill(
     _, store = _store(home)
     killed = store.kill_all(reason=reason) if everything else [store.kill(name, reason=reason)]
     for stored in killed:
-        out.print(f"{stored.name} is {stored.state}: {stored.reason}", soft_wrap=True)
+        out.print(f"{stored.name} is {stored.state}: {escape(stored.reason)}", soft_wrap=True)
     if not killed:
         out.print("nothing holds traffic")
     if as_json:
@@ -295,7 +295,7 @@ def status(
     history = store.history(name)
     if readings:
         show_readout(stored, readings[-1].readout)
-        out.print(f"{readings[-1].action}: {readings[-1].reason}", soft_wrap=True)
+        out.print(f"{readings[-1].action}: {escape(readings[-1].reason)}", soft_wrap=True)
     else:
         _say(stored, as_json=False)
         out.print(f"it has not been read out yet: hymirec experiment readout {name}")
@@ -319,7 +319,7 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the experiments, the newest first."""
     place, store = _store(home)
     found = store.all()
-    table = Table(title=f"experiments in {place.root}")
+    table = Table(title=f"experiments in {escape(str(place.root))}")
     for column in ("name", "mode", "state", "share", "started (UTC)", "owner", "last change"):
         table.add_column(column)
     for one in found:

@@ -51,13 +51,14 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
         row["needed_by"] = ", ".join(map(str, needing))
         rows.append(row)
     columns = ("codebook_id", "num_users", "num_items", "bytes_per_item", "published_at")
-    table = Table(title=f"codebooks published in {place.root}")
+    table = Table(title=f"codebooks published in {escape(str(place.root))}")
     for name in ("codebook", "users", "items", "bytes an item", "published", "needed by"):
         table.add_column(name, overflow="fold", no_wrap=name in ("codebook", "published", "time"))
     for row in rows:
         cells = [str(row.get(name, "–")) for name in columns]
         table.add_row(*cells, escape(row["problem"] or row["needed_by"] or "–"))
-    out.print(table if rows else f"no codebook is published in {place.root}", soft_wrap=not rows)
+    nothing = f"no codebook is published in {escape(str(place.root))}"
+    out.print(table if rows else nothing, soft_wrap=not rows)
     if as_json:
         print(json.dumps({"codebooks": rows}))
 

@@ -36,7 +36,7 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     aliases = Aliases(place)
     aliases.notice()
     rows = describe_all(aliases)
-    table = Table(title=f"versions of hymirec in {place.root}")
+    table = Table(title=f"versions of hymirec in {escape(str(place.root))}")
     for name in ("version", "aliases", "registered", "recipe", "R@10", "codebook", "gate"):
         table.add_column(name)
     for row in rows:

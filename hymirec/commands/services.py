@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from hymirec import supervision
@@ -72,7 +73,7 @@ def up(
     """
     wanted = _known(names)
     place = configured(home).create()
-    told = _remembered(
+    told = _told(
         place, data=str(data.resolve()) if data else None, recipe=recipe,
         deployments=str(deployments.resolve()) if deployments else None,
         prefect_port=prefect_port, mlflow_port=mlflow_port, gateway_port=gateway_port,
@@ -82,9 +83,12 @@ def up(
             raise UsageError("--data DIR names what the schedules work on; it is remembered")
         if not Path(told.data).is_dir():
             raise UsageError(f"{told.data} is not a folder")
+        if not _schedules(told).is_file():
+            raise UsageError(f"{_schedules(told)} is not a file")
         from hymirec.recipes import get_recipe
 
         get_recipe(told.recipe)
+    _remember(place, told)
     with supervision.one_at_a_time(place):
         for name in [one for one in SERVICES if one in wanted]:
             ran_already = _start(place, name, told)
@@ -114,7 +118,7 @@ def down(
                     stopped += 1
     if not stopped:
         what = f"no {' or '.join(names)}" if names else "nothing"
-        out.print(f"{what} runs that was started in {place.root}", soft_wrap=True)
+        out.print(f"{what} runs that was started in {escape(str(place.root))}", soft_wrap=True)
 
 
 def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
@@ -134,7 +138,7 @@ def _known(names: list[str] | None) -> list[str]:
 
 def _show(home: Home, as_json: bool) -> list[dict[str, Any]]:
     found = []
-    table = Table(title=f"services of {home.root}")
+    table = Table(title=f"services of {escape(str(home.root))}")
     for name in ("service", "state", "address", "process", "since", "log"):
         table.add_column(name)
     for one in supervision.found(home):
@@ -148,22 +152,26 @@ def _show(home: Home, as_json: bool) -> list[dict[str, Any]]:
     if found:
         show_wide(table)
     else:
-        out.print(f"nothing was started in {home.root}", soft_wrap=True)
+        out.print(f"nothing was started in {escape(str(home.root))}", soft_wrap=True)
     if as_json:
         print(json.dumps({"services": found}))
     return found
 
 
-def _remembered(home: Home, **given: Any) -> Told:
+def _told(home: Home, **given: Any) -> Told:
     """What `up` was told now, and before where nothing is said now."""
     file = supervision.folder(home) / SETTINGS
     before = json.loads(file.read_text()) if file.exists() else {}
-    told = Told(**before | {key: value for key, value in given.items() if value is not None})
+    return Told(**before | {key: value for key, value in given.items() if value is not None})
+
+
+def _remember(home: Home, told: Told) -> None:
+    """For the next time."""
+    file = supervision.folder(home) / SETTINGS
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(".tmp")
     new.write_text(json.dumps(vars(told)))
     new.replace(file)  # whole or not at all
-    return told
 
 
 def _start(home: Home, name: str, told: Told) -> bool:
@@ -280,11 +288,7 @@ def _deploy(home: Home, told: Told, webhook: str, ran_already: bool) -> None:
 
     Not what the server has already: somebody may have paused a schedule there since.
     """
-    import flows
-
-    file = Path(told.deployments or Path(flows.__file__).with_name("prefect.yaml"))
-    if not file.exists():
-        raise UsageError(f"{file} does not exist")
+    file = _schedules(told)
     said = [str(home.root), told.data, told.recipe, file.read_text()]
     digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     if ran_already and not webhook and told.entered == digest:
@@ -294,4 +298,11 @@ def _deploy(home: Home, told: Told, webhook: str, ran_already: bool) -> None:
     from flows.deployments import deploy
 
     deploy(home, Path(told.data), told.recipe, file=file, webhook=webhook)
-    _remembered(home, entered=digest)
+    _remember(home, _told(home, entered=digest))
+
+
+def _schedules(told: Told) -> Path:
+    """The file of them."""
+    import flows
+
+    return Path(told.deployments or Path(flows.__file__).with_name("prefect.yaml"))

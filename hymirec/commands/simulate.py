@@ -49,6 +49,8 @@ def simulate(
 
     Gateway, logs, registry, readouts and decisions are the real ones; time is simulated.
     """
+    if keep is not None and keep.exists() and not keep.is_dir():
+        raise UsageError(f"{keep} is not a folder")
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise UsageError(f"{keep} is not empty: a simulation begins a home of its own")
     started = time.monotonic()
@@ -57,7 +59,8 @@ def simulate(
     found["seconds"] = round(time.monotonic() - started, 1)
     _show(found)
     if keep is not None:
-        out.print(f"hymirec serve --home {keep}   shows it in the console", soft_wrap=True)
+        where = escape(str(keep))
+        out.print(f"hymirec serve --home {where}   shows it in the console", soft_wrap=True)
     if as_json:
         print(json.dumps(found))
 

@@ -23,7 +23,8 @@ def load_items(path: Path) -> pd.DataFrame:
             or title, or an id twice.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        what = "a folder, not a file of items" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {what}")
     movies = path.name in ("movies.csv", "movies.dat")
     source = movielens.read_movies(path) if movies else tabular.read_file(path)
     source.require(ITEM_COLUMNS)

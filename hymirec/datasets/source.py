@@ -62,7 +62,14 @@ class Source:
             raise DataError(f"{self.file}: empty: it has columns but no rows")
 
     def renamed(self, names: dict[str, str]) -> Source:
-        """Return the same table under other column names; columns not named keep theirs."""
+        """Return the same table under other column names; columns not named keep theirs.
+
+        Raises:
+            DataError: a column has one of the new names already.
+        """
+        for old, new in names.items():
+            if {old, new} <= set(self.table.column_names):
+                raise DataError(f"{self.file}: columns {old!r} and {new!r} mean the same")
         columns = [names.get(name, name) for name in self.table.column_names]
         return Source(self.file, self.unit, self.table.rename_columns(columns), self.rows)
 

@@ -84,6 +84,12 @@ def test_the_encoder_is_found_in_its_directory_and_missed_by_name(encoder, tmp_p
     encoder.tokenizer.save(str(tmp_path / "tokenizer.json"))
     again = FrozenEncoder.load(tmp_path)
     assert torch.equal(again.embed(TEXTS, [0, 1, 2, 3]), encoder.embed(TEXTS, [0, 1, 2, 3]))
+    for name in ("tokenizer.json", "first_stage/settings.json", "first_stage/weights.safetensors"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match=f"{tmp_path / name.split('/')[0]} cannot be read: "):
+            FrozenEncoder.load(tmp_path)
+        (tmp_path / name).write_bytes(whole)
 
 
 # Files

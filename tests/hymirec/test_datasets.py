@@ -234,6 +234,8 @@ def test_missing_column_of_parquet_and_movielens(tmp_path):
     assert message_of(tmp_path) == (
         "ratings.csv: no column 'timestamp'; columns found: userId, movieId, rating"
     )
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp,item_id\n1,1,4,5,1\n")
+    assert message_of(tmp_path) == "ratings.csv: columns 'movieId' and 'item_id' mean the same"
 
 
 @pytest.mark.parametrize(

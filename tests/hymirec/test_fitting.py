@@ -22,7 +22,7 @@ from hymirec.models.hymirec import HyMiRec
 from hymirec.models.nextitem import NextItemRecommender
 from hymirec.models.popularity import PopularityRecommender
 from hymirec.recipes import Recipe, get_recipe
-from hymirec.schema import ITEM_ID, USER_ID
+from hymirec.schema import ITEM_ID, TIMESTAMP, USER_ID
 from hymirec.splits import ColdItemSplit, LeaveLastSplit, count_items
 
 
@@ -295,8 +295,29 @@ def test_interactions_with_unknown_items_are_refused(small_world, tmp_path):
     world, recipe = small_world
     dataset = replace(world.dataset, items=world.dataset.items.iloc[1:])
     missing = world.dataset.items[ITEM_ID][0]
-    with pytest.raises(DataError, match=f"'{missing}' is not among the items"):
+    with pytest.raises(DataError, match=f"has item '{missing}', which is not among the items"):
         fit(dataset, recipe, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "row", "value", "says"),
+    [
+        ("interactions", USER_ID, 3, None, "interactions: row 4 has no user_id"),
+        ("interactions", ITEM_ID, 3, None, "interactions: row 4 has no item_id"),
+        ("interactions", TIMESTAMP, 3, None, "interactions: row 4 has no timestamp"),
+        ("items", ITEM_ID, 0, None, "items: row 1 has no item_id"),
+        ("items", ITEM_ID, 1, "i00001", "items: row 2 has item_id 'i00001' a second time"),
+    ],
+)
+def test_rows_that_say_not_who_what_or_when_are_refused_before_anything_is_trained(
+    small_world, tmp_path, table, column, row, value, says
+):
+    world, recipe = small_world
+    changed = getattr(world.dataset, table).copy()
+    changed.loc[row, column] = value
+    with pytest.raises(DataError, match=says):
+        fit(replace(world.dataset, **{table: changed}), recipe, directory=tmp_path / "training")
+    assert not (tmp_path / "training").exists()
 
 
 def test_users_too_short_to_learn_from_are_refused(small_world, tmp_path):

@@ -29,6 +29,16 @@ def test_a_long_count_tells_how_far_it_is_and_how_long_it_takes(caplog, monkeypa
     ]
 
 
+def test_a_long_count_that_has_not_come_to_anything_yet(caplog, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("hymirec.long_work.time.monotonic", lambda: now[0])
+    caplog.set_level("INFO", logger="hymirec.long_work")
+    tell = lines("recommend-all", "users")
+    now[0] = 120.0
+    tell(0, 4000)  # its first shards are empty
+    assert caplog.messages == ["recommend-all: 0 of 4,000 users"]
+
+
 @pytest.mark.parametrize(
     ("entries", "loss"),
     [

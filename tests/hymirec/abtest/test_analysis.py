@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import ttest_ind
-from tea_tasting import Experiment, RatioOfMeans
+from tea_tasting import Experiment as TeaTasting
+from tea_tasting import RatioOfMeans
 
 from hymirec.abtest.analysis import MIN_USERS, estimate, guard, mismatch
+from hymirec.abtest.definition import Experiment
 from hymirec.abtest.metrics import METRICS
 
 CLOSE = {"rel": 1e-6, "abs": 1e-12}
@@ -81,7 +83,7 @@ def test_cuped_of_a_ratio_is_that_of_tea_tasting(some_users):
     rng = np.random.default_rng(0)
     control, treatment = some_users(rng), some_users(rng, variant="new", lift=0.1)
     found = estimate(control, treatment, METRICS["click_through"], "new", alpha=0.05, planned=2000)
-    experiment = Experiment(rate=RatioOfMeans("clicks", "shown", "clicks_before"))
+    experiment = TeaTasting(rate=RatioOfMeans("clicks", "shown", "clicks_before"))
     both = pd.concat([control.assign(variant=0), treatment.assign(variant=1)])
     other = experiment.analyze(both)["rate"]
     assert found.foretold > 0.02
@@ -144,12 +146,35 @@ def test_nothing_is_said_of_few_users_or_of_nothing(some_users):
     arguments = {"alpha": 0.05, "planned": 1000}
     assert estimate(few, many, METRICS["click_through"], "new", **arguments) is None
     assert estimate(many, many, METRICS["cold_click_through"], "new", **arguments) is None
+    empty = many.assign(shown=0, clicks=0)
+    assert estimate(empty, empty, METRICS["click_through"], "new", **arguments) is None
     same = estimate(many, many, METRICS["conversions_per_user"], "new", **arguments)
     assert same.difference == 0
     assert same.p_value == 1
     nobody = many.assign(conversions=0)
     constant = estimate(nobody, nobody, METRICS["conversions_per_user"], "new", **arguments)
     assert (constant.p_value, constant.fixed, constant.lift) == (1.0, None, None)
+
+
+@pytest.mark.parametrize("count", [31, 40, 57, 100])
+def test_what_is_alike_for_all_users_has_no_variance(some_users, count):
+    """Rounding leaves a variance a little below or above 0 where there is none."""
+    rng = np.random.default_rng(count)
+    first, second = (
+        users.assign(interests=3 * users.lists, value=0.3 * users.clicks_before)
+        for users in (some_users(rng, count), some_users(rng, count + 1))
+    )
+    arguments = {"alpha": 0.05, "planned": 1000}
+    interests = METRICS["interests_per_list"]
+    found = estimate(first, second, interests, "new", **arguments)
+    assert (found.standard_error, found.fixed) == (0, None)
+    assert found.interval == pytest.approx((0, 0), abs=1e-12)
+    judged = guard(first, second, interests, "new", relative=0.1, absolute=None, **arguments)
+    assert judged.state == "open"
+    # The time before says all of what comes after.
+    users = [part.assign(value_before=part.clicks_before) for part in (first, second)]
+    foretold = estimate(*users, METRICS["value_per_user"], "new", **arguments)
+    assert (foretold.foretold, foretold.standard_error) == (pytest.approx(1), 0)
 
 
 def test_nobody_has_clicked_since_it_began(some_users):
@@ -203,3 +228,18 @@ def test_mismatch_is_that_of_gbstats():
     assert not mismatch("ab", [1000, 1100], [0.5, 0.5]).found
     assert mismatch("ab", [1000, 1400], [0.5, 0.5]).found
     assert not mismatch("ab", [0, 0], [0.5, 0.5]).found
+
+
+def test_weights_may_be_rounded(declared):
+    """As a declaration's three thirds are."""
+    weights = [0.3333333] * 3
+    names = ["control", "longer", "wider"]
+    variants = [
+        {"name": name, "model": number, "weight": weight}
+        for number, (name, weight) in enumerate(zip(names, weights, strict=True), start=1)
+    ]
+    declaration = Experiment.model_validate(declared | {"variants": variants})
+    assert declaration.weights == weights
+    found, even = (mismatch("abc", [310, 290, 305], each) for each in (weights, [1 / 3] * 3))
+    assert found.chi2_p_value == pytest.approx(even.chi2_p_value)
+    assert found.p_value == pytest.approx(even.p_value)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hymirec.abtest.decisions import Progress, decide, doubts
+from hymirec.abtest.decisions import Progress, _says, decide, doubts
 from hymirec.abtest.interleaving import Preference
 from hymirec.abtest.readout import read_out
 
@@ -45,6 +45,12 @@ def test_a_worse_one_is_rolled_back(decided):
     decision, _ = decided(step=1, lift=-0.4)
     assert decision.action == "roll_back"
     assert "longer is worse in click_through" in decision.reason
+
+
+def test_a_difference_without_a_lift_comes_with_its_interval(decided):
+    _, readout = decided(lift=0.3)
+    one = replace(readout.primary[0], lift=None, difference=0.5, interval=(0.25, 0.75))
+    assert _says(one, "is better") == "longer is better in click_through: +0.5 (+0.25 to +0.75)"
 
 
 def test_samples_enough_and_nothing_broken_ramp(decided):

@@ -95,6 +95,12 @@ def test_ids_of_digits_are_text(declared):
     assert (experiment.overrides, experiment.targeting.exclude) == ({"42": "longer"}, ["7"])
 
 
+def test_ids_that_yaml_reads_as_other_numbers_stay_as_they_are_written(declared):
+    ids = ["0123", "1:30", "1_000", "0x1F", "+7", "-0"]
+    text = yaml.safe_dump(declared) + f"\ntargeting: {{exclude: [{', '.join(ids)}]}}"
+    assert parse(text, "one.yaml").targeting.exclude == ids
+
+
 def test_slices_overlap_within_a_layer():
     left, right = Traffic(end=0.5), Traffic(begin=0.5)
     assert not left.overlaps(right)

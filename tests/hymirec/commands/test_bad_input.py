@@ -1,6 +1,7 @@
 """Every command there is, asked wrongly: its usage line and status 2, and nothing is done."""
 
 import enum
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -9,6 +10,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.testing import CliRunner
 
 from hymirec.cli import app
+from hymirec.errors import DataError, UsageError
 
 NO_NUMBER, NO_CHOICE = "many", "neither-of-them"
 
@@ -88,3 +90,20 @@ def test_one_argument_too_few_or_too_many(path, tmp_path, monkeypatch):
     if path != HANDS_ON and all(one.nargs == 1 for one in arguments):
         refused(*path, *["x"] * (len(arguments) + 1))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_a_folder_is_wanted_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    for words, says in (
+        (("fit", "--data", ".", "--out", "file"), "file cannot be written: File exists"),
+        (("simulate", "--scenario", "equal", "--keep", "file"), "file is not a folder"),
+        (("items", "publish", "."), ".: a folder, not a file of items"),
+    ):
+        found = CliRunner().invoke(app, list(words))
+        assert isinstance(found.exception, UsageError | DataError), (words, found.exception)
+        assert says in str(found.exception)
+
+
+def test_a_world_has_a_seed_that_is_none_below_0(tmp_path):
+    assert "--seed" in refused("world", "--out", str(tmp_path / "world"), "--seed=-1")

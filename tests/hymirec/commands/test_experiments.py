@@ -92,8 +92,9 @@ def test_without_a_file_and_the_kill_switch(run):
     assert started["experiment"]["ramp"][0] == {"share": 0.5, "min_users": 10, "min_hours": 0.0}
     with pytest.raises(UsageError, match="third wants 0 to 1 of layer 'ranking', and left"):
         run("start", "third")
-    _, killed = run("kill", "--all", "--reason", "page is down", "--json")
+    said, killed = run("kill", "--all", "--reason", "[ticket 7] page is down [/]", "--json")
     assert set(killed["killed"]) == {"left", "right"}
+    assert "[ticket 7] page is down [/]" in said
     assert "nothing holds traffic" in run("kill", "--all")[0]
     assert "third is stopped" in run("stop", "third")[0]
 

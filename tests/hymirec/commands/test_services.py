@@ -20,9 +20,9 @@ def _environment(monkeypatch):
         monkeypatch.setenv(name, os.environ[name])
 
 
-def up(home, *names, data=None):
+def up(home, *names, data=None, deployments=None):
     services.up(
-        list(names) or None, data=data, recipe=None, webhook="", deployments=None,
+        list(names) or None, data=data, recipe=None, webhook="", deployments=deployments,
         prefect_port=None, mlflow_port=None, gateway_port=None, keep=False,
         home=home, as_json=False,
     )  # fmt: skip
@@ -40,12 +40,23 @@ def test_schedules_need_data_that_is_there(tmp_path):
         up(tmp_path / "home")
     with pytest.raises(UsageError, match="elsewhere is not a folder"):
         up(tmp_path / "home", data=tmp_path / "elsewhere")
+    assert not (supervision.folder(Home.at(tmp_path / "home")) / services.SETTINGS).exists()
+
+
+def test_what_cannot_be_entered_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(services, "_start", lambda *_: pytest.fail("started"))
+    home = tmp_path / "home"
+    for schedules in (tmp_path, tmp_path / "none.yaml"):
+        with pytest.raises(UsageError, match=f"^{schedules} is not a file$"):
+            up(home, data=tmp_path, deployments=schedules)
+    with pytest.raises(UsageError, match="--data DIR"):  # nothing of that is remembered
+        up(home)
 
 
 def test_what_is_told_once_is_remembered(tmp_path):
     home = Home.at(tmp_path).create()
-    services._remembered(home, data="/data", recipe=None, gateway_port=6000)
-    told = services._remembered(home, data=None, recipe="base", gateway_port=None)
+    services._remember(home, services._told(home, data="/data", recipe=None, gateway_port=6000))
+    told = services._told(home, data=None, recipe="base", gateway_port=None)
     assert (told.data, told.recipe, told.gateway_port) == ("/data", "base", 6000)
     assert told.mlflow_port == 5000
 
@@ -74,7 +85,8 @@ def test_schedules_are_entered_when_something_of_them_is_new(tmp_path, monkeypat
     file.write_text("deployments: []")
 
     def again(webhook="", ran_already=True, **told):
-        services._deploy(home, services._remembered(home, **told), webhook, ran_already)
+        services._remember(home, services._told(home, **told))
+        services._deploy(home, services._told(home), webhook, ran_already)
         return len(entered)
 
     assert again(data="/data", ran_already=False) == 1
@@ -87,3 +99,10 @@ def test_schedules_are_entered_when_something_of_them_is_new(tmp_path, monkeypat
     assert again() == 4
     assert again(webhook="https://example.org") == 5
     assert again(ran_already=False) == 6
+
+
+def test_a_home_in_brackets_is_named_as_it_is(tmp_path, capsys):
+    home = Home.at(tmp_path / "[prod]" / "[/]")
+    services.status(home.root)
+    services.down(home=home.root)
+    assert capsys.readouterr().out.count(str(home.root)) == 2
