@@ -30,7 +30,7 @@ from flows.tracking.record import (
 )
 from flows.tracking.runs import flow_run, step
 from flows.validation.admission import admit
-from hymirec.errors import UsageError
+from hymirec.errors import DivergedError, UsageError
 from hymirec.evaluation.table import Row, table_of
 from hymirec.home import Home
 from hymirec.progress import SELECTION_METRIC
@@ -187,7 +187,11 @@ def tuned(
     """Try all factors of the learning rate, seed 0, for every model that learns by steps.
 
     Returns:
-        See `BenchmarkResult.trials`; of factors that validate alike the first is chosen.
+        See `BenchmarkResult.trials`; of factors that validate alike the first is chosen. One at
+        which the training diverged validates as None.
+
+    Raises:
+        DivergedError: a model's training did at every factor.
     """
     trials = []
     for title, recipe in chosen.items():
@@ -197,9 +201,16 @@ def tuned(
         for factor in factors:
             log.info("benchmark: %s, trying %g times its rate", title, factor)
             task = step(f"{title}, rate times {factor:g}")(run_trial)
-            found = task(home, data, split, title, recipe.times_rate(factor), factor, parent)
+            try:
+                found = task(home, data, split, title, recipe.times_rate(factor), factor, parent)
+            except DivergedError as error:  # the others may do better
+                log.warning("benchmark: %s", error)
+                found = None
             own.append({"model": title, "factor": factor, TRIED: found})
-        best = max(own, key=lambda trial: trial[TRIED], default=None)
+        ended = [trial for trial in own if trial[TRIED] is not None]
+        best = max(ended, key=lambda trial: trial[TRIED], default=None)
+        if own and best is None:
+            raise DivergedError(f"{title} diverged at every rate tried: lower ones may do")
         trials += [trial | {"chosen": trial is best} for trial in own]
     return trials
 

@@ -14,11 +14,13 @@ from mlflow.exceptions import MlflowException
 from features.logs.event_log import Event, EventLog
 from features.statistics import SECOND, logged_clicks, united
 from flows.registry.served import ServedVersion
+from flows.registry.versions import refusal
 from flows.runtime.settings import CODEBOOK_TAG, PARENT_TAG
 from hymirec.additions import Additions, publications, read
 from hymirec.datasets import Dataset, write
 from hymirec.datasets import read as read_data
 from hymirec.datasets.canonical import in_order
+from hymirec.errors import UsageError
 from hymirec.home import Home
 from hymirec.inputs import seconds
 from hymirec.schema import ITEM_ID, SOURCE_ROW, TIMESTAMP, TITLE, USER_ID
@@ -75,14 +77,21 @@ def published_under(home: Home, served: ServedVersion) -> list[str]:
 
     Beside its own those that it was refitted from: what was published under them is in the version,
     and in no data.
+
+    Raises:
+        HymirecError: the registry cannot be read.
     """
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     version, found = served.version, [served.codebook_id]
     while parent := version.tags.get(PARENT_TAG, ""):
         try:
             version = client.get_model_version(*parent.split("/"))
-        except MlflowException:
-            log.warning("retrain: %s is gone, and with it what was published for it", parent)
+        except MlflowException as error:
+            gone = f"retrain: {parent} is gone, and with it what was published for it"
+            problem = refusal(error, gone)
+            if not isinstance(problem, UsageError):  # it is there, and cannot be read now
+                raise problem from error
+            log.warning("%s", problem)
             break
         found.append(version.tags[CODEBOOK_TAG])
     return found[::-1]

@@ -26,7 +26,7 @@ from flows.registry.lifecycle import conclude
 from flows.runtime.notify import HOOKS, notify
 from hymirec.abtest.decisions import PERSON, Decision, decide
 from hymirec.abtest.readout import Readout
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
 log = logging.getLogger(__name__)
@@ -136,8 +136,12 @@ def _act(
                 home, name, decision.winner, reason=reason, evidence=evidence, actor=ACTOR,
                 promote=promote, clock=store.clock,
             )  # fmt: skip
-    except UsageError as error:
+    except HymirecError as error:
         before, stored = stored, store.get(name)
+        if not isinstance(error, UsageError):
+            if stored.state != "concluded":
+                raise
+            return stored, replace(decision, reason=f"{reason}; but {error}")
         is_as_it_was = (stored.state, stored.step) == ("running", before.step)
         waits = f": {PERSON}" if is_as_it_was else ""  # else somebody was faster
         held = f"{reason}; but {error}{waits}"

@@ -41,6 +41,7 @@ from hymirec.commands.options import (
     JsonOption,
     RecipeOption,
     configured,
+    existing,
     interruptible,
 )
 from hymirec.display import (
@@ -239,9 +240,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port; 0: the tool's own.", min=0, max=65535)] = 0,
 ) -> None:
     """Open the web page of a tool on what this home holds, until interrupted."""
-    place = configured(home)
-    if not place.root.exists():
-        raise UsageError(f"{place.root} does not exist: run `hymirec pipeline` first")
+    place = existing(home)
     import features
 
     host = ["--host", DEFAULT_HOST]

@@ -78,9 +78,15 @@ def show_trials(trials: list[dict[str, Any]]) -> None:
         table.add_column(f"× {factor:g}", justify="right")
     for model in dict.fromkeys(trial["model"] for trial in trials):
         own = [trial for trial in trials if trial["model"] == model]
-        cells = [f"{one['validation N@10']:.4f}{'*' if one['chosen'] else ' '}" for one in own]
-        table.add_row(escape(model), *cells)
+        table.add_row(escape(model), *map(_tried, own))
     out.print(table)
+
+
+def _tried(trial: dict[str, Any]) -> str:
+    found = trial["validation N@10"]
+    if found is None:
+        return "diverged "
+    return f"{found:.4f}{'*' if trial['chosen'] else ' '}"
 
 
 def show_wide(table: Table) -> None:

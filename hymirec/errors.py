@@ -27,6 +27,10 @@ class VersionError(HymirecError):
     """Parts that do not belong together were brought together, such as codes and codebook."""
 
 
+class DivergedError(HymirecError):
+    """A training whose loss or gradient is no number any more: the learning rate is too high."""
+
+
 class InterruptedRunError(HymirecError):
     """The user stopped a run that can be taken up again."""
 

@@ -34,7 +34,7 @@ from hymirec import checkpoints
 from hymirec.allocator import keep_freed_memory
 from hymirec.averaging import Averages
 from hymirec.batches import BatchLoader, SeededExamples, SharedBatches, seed_step
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import DivergedError, HymirecError, UsageError
 from hymirec.processes import (
     num_processes,
     on_main,
@@ -121,7 +121,7 @@ def train(
         The validation metrics of the weights kept.
 
     Raises:
-        HymirecError: the loss or its gradient is not a finite number. The message names the
+        DivergedError: the loss or its gradient is not a finite number. The message names the
             step; no weight has been touched by it, and the last checkpoint is kept.
         UsageError: `directory` holds a training with other settings, or one that still runs; or
             the device cannot compute in the precision asked for.
@@ -302,7 +302,7 @@ class _Trainer(Trainer):
         directory = Path(self.args.output_dir)
         last = on_main(lambda: checkpoints.last_checkpoint(directory))
         kept = f"goes on from {Path(last).name}" if last else "begins anew"
-        raise HymirecError(
+        raise DivergedError(
             f"{self.name}: the {what} is {value.item()} at step {self.state.global_step + 1}; "
             f"a call with a lower learning rate {kept}"
         )

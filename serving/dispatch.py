@@ -171,7 +171,8 @@ class Dispatcher:
                 await self._answer(caller, self._batch(first))
         finally:
             stop.cancel()
-            if some is not None and not some.cancel():  # it came just as this ended
+            if some is not None and not some.cancel() and not some.cancelled():
+                # It came just as this ended.
                 self._jobs.put_nowait(some.result())
             self.callers.remove(caller)
             self._busy.discard(caller)

@@ -111,14 +111,16 @@ class HyMiRecModel(PythonModel):
         self._no_features_until = 0.0
         self._publications = home.catalogue / self.package.info.codebook_id
         self._taken: set[str] = set()
+        self._said = ""
         self.take_in_items()
         Thread(target=_keep_looking, args=(weakref.ref(self),), daemon=True).start()
 
     def take_in_items(self) -> None:
         """Extend the package by what was published since the last look.
 
-        One thread at a time. A damaged publication is passed over for good; one that the disk does
-        not give is waited for, and those after it with it, for they have the last word.
+        One thread at a time. A damaged publication, which reads no better at the next look, is
+        passed over for good; one that the disk does not give is waited for, and those after it with
+        it, for they have the last word.
         """
         for path in publications(self._publications):
             if path.name in self._taken:
@@ -129,8 +131,11 @@ class HyMiRecModel(PythonModel):
                     self.package = self.package.extended(additions)
                     log.info("%d items taken in", len(additions))
             except HymirecError as error:
-                log.warning("published items cannot be taken in: %s", error)
-                if not _is_given(path):
+                is_news = str(error) != self._said
+                if is_news:
+                    log.warning("published items cannot be taken in: %s", error)
+                    self._said = str(error)
+                if is_news or not _is_given(path):
                     return
             self._taken.add(path.name)
 

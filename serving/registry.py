@@ -12,6 +12,11 @@ from pathlib import Path
 import mlflow
 import yaml
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
 
 from hymirec.errors import DataError, HymirecError, UsageError
 from hymirec.home import Home
@@ -49,6 +54,7 @@ class Registry:
 
         Raises:
             UsageError: there is no such model or alias in this home.
+            HymirecError: the registry cannot be read.
         """
         nothing = f"no version of {self.name} is {alias!r} in {self.home.root}"
         if not self.home.has_mlflow:  # a client would create it
@@ -56,13 +62,12 @@ class Registry:
         try:
             return int(self._client.get_model_version_by_alias(self.name, alias).version)
         except MlflowException as error:
+            if not _says_there_is_none(error):
+                raise _away(error) from error
             raise UsageError(f"{nothing}: {self._why_none()}") from error
 
     def _why_none(self) -> str:
-        try:
-            versions = self._client.search_model_versions(f"name = '{self.name}'")
-        except MlflowException as error:
-            return f"the registry cannot be read: {_first_line(error)}"
+        versions = self._client.search_model_versions(f"name = '{self.name}'")
         newest = max(versions, key=lambda version: int(version.version), default=None)
         if newest is None:
             return "run `hymirec pipeline` first"
@@ -77,7 +82,7 @@ class Registry:
         try:
             found = self._client.get_registered_model(self.name).aliases
         except MlflowException as error:
-            raise HymirecError(f"the registry cannot be read: {_first_line(error)}") from error
+            raise _away(error) from error
         return {alias: int(version) for alias, version in found.items()}
 
     def info(self, version: int) -> VersionInfo:
@@ -85,13 +90,14 @@ class Registry:
 
         Raises:
             UsageError: there is no such version.
+            HymirecError: the registry cannot be read.
         """
         try:
             found = self._client.get_model_version(self.name, str(version))
         except MlflowException as error:
-            raise UsageError(
-                f"there is no version {version} of {self.name}: {_first_line(error)}"
-            ) from error
+            if not _says_there_is_none(error):
+                raise _away(error) from error
+            raise UsageError(f"there is no version {version} of {self.name}") from error
         return VersionInfo(version, found.run_id or "", found.tags.get(CODEBOOK_TAG, ""))
 
     def fetch(self, version: int) -> Path:
@@ -137,6 +143,15 @@ class Registry:
 
     def _place(self, version: int) -> Path:
         return self.home.root / "served" / f"{self.name}-{version}"
+
+
+def _says_there_is_none(error: MlflowException) -> bool:
+    missing = (INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST)  # of an alias, of a version
+    return error.error_code in map(ErrorCode.Name, missing)
+
+
+def _away(error: MlflowException) -> HymirecError:
+    return HymirecError(f"the registry cannot be read: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -91,7 +91,7 @@ class Trial:
     ) -> None:  # fmt: skip
         """Stop the servers, those still starting too."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        starting = set(self._started)
+        starting = {one for one in self._started if not one.cancelled()}  # `wait` would for ever
         while True:  # one whose process is only being made cannot be stopped yet
             for server in self._servers:
                 server.stop()

@@ -152,7 +152,7 @@ def _doubts(home: Home, stored: StoredExperiment, winner: str, now: float) -> li
     try:
         with closing(ReadoutMaker(home)) as maker:
             found = doubts(stored.experiment, maker.read(stored, now), winner)
-    except HymirecError as error:
+    except Exception as error:  # whatever it is, a person has decided
         found = [f"the numbers cannot be read: {error}"]
     for one in found:
         log.warning("%s: the numbers do not support %s: %s", stored.name, winner, one)

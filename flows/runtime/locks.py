@@ -51,7 +51,10 @@ def alone_in(home: Home, what: str = TRAINING, *, wait_seconds: float = 0) -> It
 
     Raises:
         UsageError: another run is at it; the message says which process, on which host, since when.
+            Or there is no such home.
     """
+    if not home.root.is_dir():
+        raise UsageError(f"{home.root} does not exist: run `hymirec pipeline` first")
     path = home.root / f"{what}.lock"
     began, told = time.monotonic(), False
     while (file := _take(path)) is None:

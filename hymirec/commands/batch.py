@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from hymirec.commands.options import HomeOption, JsonOption, configured, interruptible
+from hymirec.commands.options import HomeOption, JsonOption, existing, interruptible
 from hymirec.display import out
 from hymirec.errors import UsageError
 from hymirec.home import DEFAULT_HOME
@@ -30,7 +30,7 @@ def recommend_all(
         raise UsageError(f"{path} is a folder: the lists are one parquet file")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is not a folder")
-    place = configured(home)
+    place = existing(home)
     from flows.runtime.temporary_server import start_temporary_server
 
     start_temporary_server()

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hymirec.commands.experiment_display import minute, show_readout
-from hymirec.commands.options import HomeOption, JsonOption, configured
+from hymirec.commands.options import HomeOption, JsonOption, configured, existing
 from hymirec.display import out, show_wide
 from hymirec.errors import UsageError
 from hymirec.home import DEFAULT_HOME
@@ -349,9 +349,7 @@ def metrics(as_json: JsonOption = False) -> None:
 
 
 def _store(home: Path) -> tuple[Home, ExperimentStore]:
-    place = configured(home)
-    if not place.root.exists():
-        raise UsageError(f"{place.root} does not exist: run `hymirec pipeline` first")
+    place = existing(home)
     from features.logs.experiments import ExperimentStore
 
     return place, ExperimentStore(place)

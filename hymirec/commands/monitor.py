@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from hymirec.commands.options import HomeOption, JsonOption, configured, interruptible
+from hymirec.commands.options import HomeOption, JsonOption, existing, interruptible
 from hymirec.display import out
 from hymirec.home import DEFAULT_HOME
 
@@ -27,7 +27,7 @@ def monitor(
     as_json: JsonOption = False,
 ) -> None:
     """Measure drift, freshness and hits of the served version, and keep them as a time series."""
-    place = configured(home)
+    place = existing(home)
     from flows.runtime.temporary_server import start_temporary_server
 
     start_temporary_server()

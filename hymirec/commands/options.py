@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from hymirec.errors import InterruptedRunError
+from hymirec.errors import InterruptedRunError, UsageError
 from hymirec.home import DEFAULT_HOME as DEFAULT_HOME
 from hymirec.home import ENV_HOME, Home
 from hymirec.upgrades import bring_up_to_date
@@ -42,6 +42,18 @@ def configured(home: Path) -> Home:
     prefect = supervision.find(place, "prefect")
     if prefect is not None and prefect.process is not None:
         os.environ.setdefault("PREFECT_API_URL", f"{prefect.url}/api")
+    return place
+
+
+def existing(home: Path) -> Home:
+    """As `configured`, of a home that is there.
+
+    Raises:
+        UsageError: it is not.
+    """
+    place = configured(home)
+    if not place.root.exists():
+        raise UsageError(f"{place.root} does not exist: run `hymirec pipeline` first")
     return place
 
 

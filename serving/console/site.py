@@ -205,10 +205,6 @@ def _minute(moment: float | datetime | None) -> str:
     return f"{time:%Y-%m-%d %H:%M}"
 
 
-def _second(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%H:%M:%S}"
-
-
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.1f} %"
 
@@ -251,7 +247,6 @@ def _words(text: str) -> str:
 
 FILTERS: dict[str, Callable[[Any], str]] = {
     "minute": _minute,
-    "second": _second,
     "percent": _percent,
     "share": _share,
     "number": _number,

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.benchmark import contenders
+from flows import benchmark
+from flows.benchmark import contenders, tuned
 from flows.steps.contender import inputs_of, text_models
 from flows.steps.data import DataRef
 from flows.steps.results import measured
-from hymirec.errors import UsageError
+from hymirec.display import show_trials
+from hymirec.errors import DivergedError, UsageError
 from hymirec.recipes import ABLATIONS, BASELINES, get_baseline, get_recipe
 
 TINY = get_recipe("tiny")
@@ -78,6 +80,29 @@ def test_text_models_are_found_wherever_they_stand():
     settings = {"writer": "w", "encoder": {"backbone": {"pretrained": {"source": "a"}}}, "b": 1}
     assert text_models(settings) == {"w", "a"}
     assert text_models(get_baseline("hllm", TINY).model_dump(mode="json")) == set()
+
+
+def test_a_rate_at_which_a_model_diverges_has_lost_and_ends_nothing(monkeypatch, caplog, capsys):
+    rate = get_baseline("sasrec", TINY).training.learning_rate
+
+    def trial(home, data, split, title, recipe, factor, parent):
+        assert recipe.training.learning_rate == pytest.approx(rate * factor)
+        if factor > 1:
+            raise DivergedError(f"sasrec: the loss is nan at {factor:g}")
+        return factor
+
+    monkeypatch.setattr(benchmark, "run_trial", trial)
+    monkeypatch.setattr(benchmark, "step", lambda name: lambda function: function)
+    chosen = contenders(TINY, ["sasrec", "last_item"], ablations=False, sweeps=[])
+    trials = tuned(None, None, None, chosen, [30, 0.3, 1], "run")
+    assert [(one["factor"], one[benchmark.TRIED], one["chosen"]) for one in trials] == [
+        (30, None, False), (0.3, 0.3, False), (1, 1, True),
+    ]  # fmt: skip
+    assert "the loss is nan at 30" in caplog.text
+    show_trials(trials)
+    assert "diverged" in capsys.readouterr().out
+    with pytest.raises(DivergedError, match="SASRec diverged at every rate tried"):
+        tuned(None, None, None, chosen, [30, 100], "run")
 
 
 def test_cost_is_seconds_and_the_most_memory_meanwhile():

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 import mlflow
 import numpy as np
 import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
 
 from features.logs.event_log import Event
 from flows.collect import published_under, with_additions, with_clicks
 from flows.retrain import _as_trained
 from hymirec.additions import Additions
 from hymirec.datasets import load
+from hymirec.errors import HymirecError
 from hymirec.home import Home
 from hymirec.texts import item_texts
 
@@ -95,7 +98,9 @@ def test_data_without_a_column_of_text_gets_one(tmp_path):
     assert item_texts(found)[3] == "Title: Four Content: new"
 
 
-def test_a_version_with_a_refitted_codebook_is_trained_again_as_its_parent_was(tmp_path):
+def test_a_version_with_a_refitted_codebook_is_trained_again_as_its_parent_was(
+    tmp_path, monkeypatch
+):
     home = Home.at(tmp_path).create()
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     experiment = client.create_experiment("hymirec", home.artifact_uri)
@@ -116,5 +121,13 @@ def test_a_version_with_a_refitted_codebook_is_trained_again_as_its_parent_was(t
     assert _as_trained(home, served) == {
         "recipe": "small", "backbone": "/a/text/model", "tuning": "lora",
     }  # fmt: skip
+
+    def away(*_):
+        raise MlflowException("API request to http://mlflow:5000 failed\nwith a trace")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "get_model_version", away)
+        with pytest.raises(HymirecError, match=r"cannot be read: API request .* failed$"):
+            published_under(home, served)
     client.delete_model_version("hymirec", "1")
     assert published_under(home, served) == ["second", "third"]

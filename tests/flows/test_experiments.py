@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 
 import mlflow
 import numpy as np
@@ -328,13 +329,14 @@ def test_a_registry_that_is_away_after_the_end_is_said_to_be(home, store, monkey
         raise MlflowException("API request failed\nwith a trace")
 
     monkeypatch.setattr(Aliases, "move", away)
-    with pytest.raises(HymirecError) as failed:
-        conclude(home, "longer", "new", reason="sure")
-    assert str(failed.value) == (
-        "longer is concluded, but version 2 could not be made champion: API request failed: "
+    found = read_out_experiment(home, "longer")
+    assert (found.decision.action, found.stored.state) == ("conclude", "concluded")
+    assert found.decision.reason.endswith(
+        "; but longer is concluded, but version 2 could not be made champion: API request failed: "
         "`hymirec promote 2` is still to be done"
     )
-    assert store.get("longer").state == "concluded"
+    with closing(ReadingLog(home)) as readings:  # the numbers that ended it are kept
+        assert readings.of_experiment("longer", limit=1)[0].reason == found.decision.reason
 
 
 def test_concluding_by_hand(home, store, caplog):
@@ -351,6 +353,18 @@ def test_concluding_by_hand(home, store, caplog):
     assert store.history("longer")[0].evidence["doubts"][-1] == doubt
     with pytest.raises(UsageError, match="is concluded"):
         conclude(home, "longer", "new", reason="again")
+
+
+def test_numbers_that_cannot_be_read_keep_nobody_from_concluding(home, store, monkeypatch, caplog):
+    store.create(declared(on_win="report"))
+    start(home, "longer")
+
+    def fail(*_):
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(ReadoutMaker, "read", fail)
+    assert conclude(home, "longer", "new", reason="sure", promote=False).state == "concluded"
+    assert "the numbers cannot be read: nobody thought of this" in caplog.text
 
 
 def test_a_draft_cannot_be_read_out(home, store):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hymirec.checkpoints import alone_in
-from hymirec.errors import HymirecError, UsageError
+from hymirec.errors import DivergedError, HymirecError, UsageError
 from hymirec.training import SELECTION_METRIC, TrainingConfig, train
 
 NUM_EXAMPLES, BATCH_SIZE = 20, 4
@@ -328,7 +328,7 @@ def test_what_is_no_number_stops_training_before_it_touches_a_weight(cause, mess
 
 def test_no_number_in_the_first_epoch_leaves_nothing_to_go_on_from(tmp_path):
     run = Run(tmp_path)
-    with pytest.raises(HymirecError, match=r"loss is nan at step 1; .* begins anew"):
+    with pytest.raises(DivergedError, match=r"loss is nan at step 1; .* begins anew"):
         run(not_a_number_at=1)
     assert checkpoints(tmp_path) == []
 

@@ -204,6 +204,20 @@ def test_nobody_is_forgotten_who_comes_as_a_server_is_lost(turns):
     asyncio.run(scenario())
 
 
+def test_a_loop_that_ends_leaves_no_caller_behind():
+    async def scenario():
+        dispatcher = Dispatcher()
+        working = asyncio.create_task(dispatcher.work(Scripted(), asyncio.Event()))
+        await asyncio.sleep(0.01)
+        for task in asyncio.all_tasks() - {asyncio.current_task(), working}:
+            task.cancel()  # what it waits for, as when all tasks are cancelled
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        assert dispatcher.callers == []
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("told", "problem"),
     [

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from mlflow.exceptions import MlflowException
 
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 from serving.registry import Registry
 from serving.server import last_line
@@ -26,11 +26,13 @@ def test_a_registry_that_is_away_is_said_to_be(tmp_path):
     (home.mlflow / "mlflow.db").touch()
     registry = Registry(home, "hymirec")
     registry.__dict__["_client"] = SimpleNamespace(
-        get_model_version_by_alias=away, search_model_versions=away, get_model_version=away
+        get_model_version_by_alias=away, get_model_version=away
     )
     for ask in (lambda: registry.resolve("champion"), lambda: registry.info(1)):
-        with pytest.raises(UsageError, match=r"API request to http://mlflow:5000 failed$"):
+        with pytest.raises(HymirecError) as failed:
             ask()
+        said = "the registry cannot be read: API request to http://mlflow:5000 failed"
+        assert (type(failed.value), str(failed.value)) == (HymirecError, said)
 
 
 def test_a_stopped_server_is_explained_by_our_own_error(tmp_path):

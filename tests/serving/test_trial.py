@@ -1,8 +1,11 @@
 """Model servers that are tried: they end with the trial, whatever ends it."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import serving.server
+import serving.trial
 from hymirec.home import Home
 from serving.registry import Registry
 from serving.trial import Trial
@@ -27,3 +30,18 @@ def test_a_trial_that_ends_at_once_waits_for_no_server(tmp_path, monkeypatch):
         time.sleep(0.05)  # both are begun
     assert time.monotonic() - started < 4
     assert [process.running for process in begun] == [False, False]
+
+
+def test_a_trial_waits_for_no_server_that_was_never_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving.trial, "_start", lambda server: time.sleep(0.1))
+    trial = Trial(Home.at(tmp_path / "home").create(), "hymirec", [1, 2])
+    trial._pool = ThreadPoolExecutor(1)  # the second waits for the first, as on a busy machine
+
+    def run():
+        with trial:
+            pass
+
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    running.join(5)
+    assert not running.is_alive()

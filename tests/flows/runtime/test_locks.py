@@ -51,6 +51,13 @@ def test_a_second_run_is_told_who_the_first_is(home, holder):
     assert "\n" not in message
 
 
+def test_a_home_that_is_not_there_is_said_to_be(tmp_path):
+    home = Home.at(tmp_path / "none")
+    with pytest.raises(UsageError, match=f"{home.root} does not exist"), alone_in(home):
+        pass
+    assert not home.root.exists()
+
+
 def test_the_lock_of_a_killed_process_is_free_though_its_children_live(home, holder):
     holder.kill()
     holder.wait()
