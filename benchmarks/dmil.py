@@ -33,7 +33,7 @@ def vectorised(interests: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
     none = torch.zeros(0, dtype=torch.int64)
     contrasted = contrast(
         interests, targets, negatives, torch.zeros(len(negatives)), (none, none),
-        temperature=TEMPERATURE,
+        temperature=TEMPERATURE, merged=False,
     )  # fmt: skip
     return dmil_loss(contrasted, assign_targets(interests, targets, mask), mask)
 

@@ -134,12 +134,12 @@ class Contrast(NamedTuple):
     Attributes:
         toward: [B, W, S], cosine of each target with each interest over τ.
         mass: [B, S], log of the mass of negatives of each interest (`hymirec.infonce`).
-        merged_mass: [B], the same of the best interest for each negative.
+        merged_mass: [B], the same of the best interest for each negative; None if not asked for.
     """
 
     toward: Tensor
     mass: Tensor
-    merged_mass: Tensor
+    merged_mass: Tensor | None
 
 
 def contrast(
@@ -150,6 +150,7 @@ def contrast(
     false_negative: tuple[Tensor, Tensor],
     *,
     temperature: float,
+    merged: bool = True,
 ) -> Contrast:
     """Compare interests with targets and negatives.
 
@@ -160,11 +161,19 @@ def contrast(
         correction: [N], see `hymirec.negatives`.
         false_negative: pairs of user and negative that is one of the user's own targets.
         temperature: τ.
+        merged: whether `merged_loss` will be asked for.
     """
     toward = _cosine(targets, interests) / temperature
     return Contrast(
         toward,
-        *log_mass(interests, negatives, correction, false_negative, temperature=temperature),
+        *log_mass(
+            interests,
+            negatives,
+            correction,
+            false_negative,
+            temperature=temperature,
+            merged=merged,
+        ),
     )
 
 
@@ -194,7 +203,7 @@ def merged_loss(contrasted: Contrast, owner: Tensor, mask: Tensor) -> Tensor:
     interest win every list: docs/experiments.md.)
 
     Args:
-        contrasted: see `contrast`; the first target of a window is the next item.
+        contrasted: see `contrast`, with `merged`; the first target of a window is the next item.
         owner: int64 [B, W], the interest each target teaches.
         mask: bool [B, W].
 
@@ -202,6 +211,7 @@ def merged_loss(contrasted: Contrast, owner: Tensor, mask: Tensor) -> Tensor:
         A scalar: the mean over users with a next item.
     """
     toward = contrasted.toward[:, 0].gather(1, owner[:, :1])[:, 0]  # [B]
+    assert contrasted.merged_mass is not None
     loss = info_nce(toward, contrasted.merged_mass)
     return (loss * mask[:, 0]).sum() / mask[:, 0].sum().clamp(min=1)
 

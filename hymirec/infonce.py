@@ -31,7 +31,8 @@ def log_mass(
     false_negative: tuple[Tensor, Tensor],
     *,
     temperature: float,
-) -> tuple[Tensor, Tensor]:
+    merged: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Logarithms of the masses of negatives.
 
     Args:
@@ -41,16 +42,17 @@ def log_mass(
         false_negative: users and negatives, int64 [number of pairs] each: this negative does not
             count for this user.
         temperature: τ.
+        merged: whether the second result is wanted.
 
     Returns:
         [B, S], log m(r) of each query; [B], the same of each user's best query for every
-        negative: log Σ_n max_s e^{r_s·n/τ + correction_n}.
+        negative, log Σ_n max_s e^{r_s·n/τ + correction_n}, or None.
     """
     # In full precision even where the model is in half: a sum of a thousand exponentials.
     precise = torch.promote_types(torch.promote_types(queries.dtype, negatives.dtype), torch.float)
     queries, negatives = queries.to(precise), negatives.to(precise)
     with torch.autocast(queries.device.type, enabled=False):
-        return _LogMass.apply(queries, negatives, correction, *false_negative, temperature)
+        return _LogMass.apply(queries, negatives, correction, *false_negative, temperature, merged)
 
 
 class _LogMass(torch.autograd.Function):
@@ -59,17 +61,17 @@ class _LogMass(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, queries: Tensor, negatives: Tensor, correction: Tensor, user: Tensor,
-        negative: Tensor, temperature: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        negative: Tensor, temperature: float, with_merged: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         logits = linear(queries / temperature, negatives, correction.to(queries.dtype))
         logits[user, :, negative] = EXCLUDED
         highest = logits.amax(dim=2, keepdim=True)
         masses = logits.sub_(highest).exp_()
         total = masses.sum(dim=2, keepdim=True)
         each = (highest + total.log())[..., 0]
-        if queries.shape[1] == 1:
+        if queries.shape[1] == 1 or not with_merged:
             lift = merged = merged_total = None
-            together = each[:, 0].clone()
+            together = each[:, 0].clone() if with_merged else None
         else:
             top = highest.amax(dim=1, keepdim=True)
             lift = (highest - top).exp()
@@ -82,9 +84,7 @@ class _LogMass(torch.autograd.Function):
         return each, together
 
     @staticmethod
-    def backward(
-        ctx: Any, *gradients: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         queries, negatives, masses, total, lift, merged, merged_total = ctx.saved_tensors
         to_each, to_together = gradients
         if merged is None and to_together is not None:  # one query is the best of one
@@ -104,7 +104,7 @@ class _LogMass(torch.autograd.Function):
             slope.flatten(0, 1).T @ (queries / ctx.temperature).flatten(0, 1)
             if ctx.needs_input_grad[1] else None
         )  # fmt: skip
-        return to_queries, to_negatives, None, None, None, None
+        return to_queries, to_negatives, None, None, None, None, None
 
 
 def info_nce(toward: Tensor, mass: Tensor) -> Tensor:

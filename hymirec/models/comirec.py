@@ -116,6 +116,7 @@ class ComiRec(ById):
             negatives.correction,
             false_negatives(window, negatives.items, len(self.tower.occurrences) - 1),
             temperature=self.settings.temperature,
+            merged=False,
         )
         owner = compared.toward.argmax(dim=2)
         return Contrasted(dmil_loss(compared, owner, present), interests, owner, present)

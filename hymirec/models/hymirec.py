@@ -242,6 +242,7 @@ class HyMiRec(InterestRecommender, TrainedRecommender):
             negatives.correction,
             false_negatives(window, negatives.items, len(self.items) - 1),
             temperature=self.settings.temperature,
+            merged=self.settings.merged_weight > 0,
         )
         if self.settings.matching == "hungarian":
             owner = assign_targets(interests, self.items[window], present)

@@ -145,3 +145,19 @@ def test_a_negative_pushes_once_where_several_queries_are_equally_near():
     mass, _ = log_mass(single, negatives, torch.zeros(9), (none, none), temperature=0.1)
     (wanted,) = torch.autograd.grad(mass.sum(), single)
     torch.testing.assert_close(slope.sum(dim=1, keepdim=True), wanted)
+
+
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_the_mass_of_the_best_query_is_left_out_where_nobody_asks(num_queries):
+    queries = unit(4, num_queries, 5, seed=1).requires_grad_()
+    negatives, none = unit(9, 5, seed=2), torch.zeros(0, dtype=torch.int64)
+    found = [
+        log_mass(
+            queries, negatives, torch.zeros(9), (none, none), temperature=0.1, merged=merged
+        )
+        for merged in (True, False)
+    ]  # fmt: skip
+    assert found[1][1] is None
+    torch.testing.assert_close(found[1][0], found[0][0])
+    slopes = [torch.autograd.grad(each.sum(), queries)[0] for each, _ in found]
+    torch.testing.assert_close(slopes[1], slopes[0])
