@@ -223,18 +223,23 @@ def test_a_dry_run_changes_nothing(home, store):
     assert ReadingLog(home).of_experiment("longer") == []
 
 
+def meanwhile(monkeypatch, act):
+    """Let somebody act after a readout has read, before it decides."""
+    read = module.ReadoutMaker.read
+
+    def read_and_act(self, stored, now):
+        found = read(self, stored, now)
+        act()
+        return found
+
+    monkeypatch.setattr(module.ReadoutMaker, "read", read_and_act)
+
+
 def test_a_person_may_be_faster(home, store, monkeypatch):
     store.create(declared())
     start(home, "longer")
     traffic(home, errors=(0.0, 0.7), users=range(600))
-    read = module.ReadoutMaker.read
-
-    def killed_meanwhile(self, stored, now):
-        found = read(self, stored, now)
-        store.kill("longer", reason="errors")
-        return found
-
-    monkeypatch.setattr(module.ReadoutMaker, "read", killed_meanwhile)
+    meanwhile(monkeypatch, lambda: store.kill("longer", reason="errors"))
     found = read_out_experiment(home, "longer")
     assert found.stored.state == "stopped"
     (reading,) = ReadingLog(home).of_experiment("longer")
@@ -247,14 +252,7 @@ def test_of_two_who_read_out_at_once_one_ramps(home, store, monkeypatch):
     store.create(declared(ramp=ramp))
     start(home, "longer")
     traffic(home, users=range(1000))
-    read = module.ReadoutMaker.read
-
-    def ramped_meanwhile(self, stored, now):
-        found = read(self, stored, now)
-        store.ramp("longer", reason="the other")
-        return found
-
-    monkeypatch.setattr(module.ReadoutMaker, "read", ramped_meanwhile)
+    meanwhile(monkeypatch, lambda: store.ramp("longer", reason="the other"))
     found = read_out_experiment(home, "longer")
     assert (store.get("longer").step, found.decision.action, found.asks) == (1, "hold", False)
     assert found.decision.reason.endswith("; but longer is at step 2 already")
