@@ -65,6 +65,9 @@ _ACTIVE = (
     .order_by(_EXPERIMENTS.c.created)
 )
 
+_AT = "at"
+"""Of a pause, in its evidence: when, by the store's own clock."""
+
 
 def subject_of(name: str) -> str:
     """How the audit log calls an experiment."""
@@ -244,17 +247,24 @@ class ExperimentStore(Log):
         Raises:
             UsageError: it is not running.
         """
+        found = dict(evidence or {}) | {_AT: self.clock()}
         return self._move("paused", name, ("running",), lambda _: {"state": "paused"}, reason,
-                          actor=actor, evidence=evidence)  # fmt: skip
+                          actor=actor, evidence=found)  # fmt: skip
 
     def resume(self, name: str, *, reason: str = "", actor: str = "") -> StoredExperiment:
-        """Go on where it was paused.
+        """Go on where it was paused; the step has run for as long as it had then.
 
         Raises:
             UsageError: it is not paused.
         """
-        return self._move("resumed", name, ("paused",), lambda _: {"state": "running"},
-                          reason or "resumed", actor=actor)  # fmt: skip
+
+        def change(stored: StoredExperiment) -> dict[str, Any]:
+            paused = next(one for one in self.history(name) if one.kind == "paused")
+            paused_at = paused.evidence.get(_AT, paused.time.timestamp())  # older homes: none
+            since = stored.progress.step_since + self.clock() - paused_at
+            return {"state": "running", "step_since": since}
+
+        return self._move("resumed", name, ("paused",), change, reason or "resumed", actor=actor)
 
     def end(
         self, name: str, state: Literal["stopped", "rolled_back", "concluded"], *, reason: str,

@@ -26,7 +26,7 @@ class StoredExperiment:
         versions: registered version of each variant, fixed when it started; empty before.
         created: seconds since 1970 UTC, like those that follow.
         started: None before.
-        step_since: when the present step began; None before.
+        step_since: when the present step began, later by as long as it was paused; None before.
         ended: None before.
         winner: variant that won, empty where none did.
         reason: of the last change.

@@ -30,7 +30,7 @@ class Progress:
     Attributes:
         step: of the ramp, from 0.
         started: seconds since 1970 UTC.
-        step_since: when the step began, likewise.
+        step_since: when the step began, later by as long as it was paused since.
     """
 
     step: int

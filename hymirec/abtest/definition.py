@@ -107,7 +107,7 @@ class Step(_Declared):
     Attributes:
         share: of the experiment's traffic that takes part.
         min_users: of each variant, before the next step.
-        min_hours: on this step, before the next.
+        min_hours: running on this step, pauses not counted, before the next.
     """
 
     share: float = Field(gt=0, le=1)

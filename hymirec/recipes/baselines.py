@@ -171,7 +171,7 @@ def get_baseline(name: str, size: Recipe) -> BaselineRecipe:
     if name in BASELINES:
         return BASELINES[name](size)
     module, _, function = name.partition(":")
-    if not function:
+    if not (module and function):
         known = ", ".join(sorted(BASELINES))
         raise UsageError(
             f"no model is called {name!r}; there are hymirec, {known}, or module:function"

@@ -42,6 +42,8 @@ def test_ablations_and_sweeps_stand_beside():
 def test_unknown_names_are_answered_with_those_there_are():
     with pytest.raises(UsageError, match="no model is called 'bert5rec'; there are hymirec"):
         names("bert5rec")
+    with pytest.raises(UsageError, match="no model is called ':sasrec'; there are hymirec"):
+        names(":sasrec")
     with pytest.raises(UsageError, match="no sweep is called 'colour'; there are interests"):
         names("hymirec", sweeps=["colour"])
     with pytest.raises(UsageError, match="no model is named"):

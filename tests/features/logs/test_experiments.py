@@ -83,6 +83,20 @@ def test_an_experiment_lives_and_every_change_is_on_record(store):
     assert json.dumps(ended.to_json())
 
 
+def test_a_pause_is_no_time_on_a_step(tmp_path):
+    moment = 1000.0
+    store = ExperimentStore(Home.at(tmp_path), clock=lambda: moment)
+    name = store.create(declared()).name
+    store.start(name, VERSIONS)
+    for paused, resumed, ran in ((1060.0, 5060.0, 60.0), (5070.0, 5100.0, 70.0)):
+        moment = paused
+        store.pause(name, reason="looks odd")
+        moment = resumed
+        went_on = store.resume(name)
+        assert (went_on.started, went_on.step_since) == (1000.0, resumed - ran)
+    store.close()
+
+
 def test_what_is_there_is_what_was_declared(store):
     experiment = declared(overrides={"me": "longer"}, guardrails=[
         {"metric": "error_rate", "absolute": 0.01}])  # fmt: skip
