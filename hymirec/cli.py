@@ -23,6 +23,7 @@ from hymirec import __version__
 from hymirec.commands import (
     batch,
     benchmark,
+    clean,
     codebook,
     events,
     experiments,
@@ -264,6 +265,7 @@ def ui(
 app.command()(models.promote)
 app.command()(models.rollback)
 app.command("recommend-all")(batch.recommend_all)
+app.command()(clean.clean)
 app.command()(monitor.monitor)
 app.command()(serving.serve)
 app.command()(serving.recommend)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from flows.registry.served import fetch_model
 from flows.runtime.settings import CODEBOOK_TAG
 from flows.steps.register import PACKAGE_TAG
-from flows.steps.results import step_digest
+from flows.steps.results import note_use, step_digest
 from hymirec.additions import publications
 from hymirec.datasets import read as read_data
 from hymirec.datasets.base import Dataset
@@ -220,6 +220,7 @@ def _evaluate(
             except OSError:  # another gate has been faster
                 if not done.is_dir():
                     raise
+    note_use(done)
     return Evaluated.read(number, done)
 
 

@@ -20,6 +20,7 @@ from flows.runtime.settings import (
     ENCODER_MODEL_TAG,
     MODEL_NAME,
 )
+from flows.steps.results import note_use
 from hymirec.errors import UsageError
 from hymirec.home import Home
 
@@ -112,6 +113,7 @@ def _fetch(home: Home, client: mlflow.MlflowClient, model_id: str) -> Path:
     """The directory of a logged model's artifacts; such a model never changes."""
     place = home.root / FETCHED / model_id
     if place.is_dir():
+        note_use(place)
         return place
     try:
         location = client.get_logged_model(model_id).artifact_location

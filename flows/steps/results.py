@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -101,6 +102,7 @@ def find_step(home: Home, name: str, inputs: Mapping[str, object]) -> StepResult
     if not final.is_dir():
         return None
     shutil.rmtree(final.with_suffix(".partial"), ignore_errors=True)  # of a kill after the rename
+    note_use(final)
     return StepResult(name, final, digest, skipped=True) if _is_whole(final) else None
 
 
@@ -110,6 +112,12 @@ def forget(done: StepResult) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     done.directory.rename(gone)  # at once: half a result must not be found
     shutil.rmtree(gone)
+
+
+def note_use(directory: Path) -> None:
+    """Let the time of a directory tell that it was needed; `hymirec clean` goes by that."""
+    with suppress(OSError):  # a disk that cannot be written can be read
+        os.utime(directory)
 
 
 @contextmanager

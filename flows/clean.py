@@ -1,0 +1,75 @@
+"""Freeing the disk: results of steps, and fetched artifacts, that nothing has used for long.
+
+Whatever is cleared can be made or fetched again, and is when it is asked for. A home's other rooms
+hold what cannot: data, features, events, MLflow's runs and versions.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.registry.served import FETCHED
+from flows.steps.data import DATA
+from flows.validation.admission import VALIDATE
+from flows.steps.train import EVALUATION, RECOMMENDER
+from hymirec.home import Home
+
+KEPT = (f"{DATA}-", f"{VALIDATE}-")
+"""Of a few bytes, and they say which data is which."""
+
+REPORTS = (RECOMMENDER, EVALUATION)
+"""Steps whose reports MLflow has with their runs."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Something that can be cleared.
+
+    Attributes:
+        path: the directory.
+        bytes: on disk.
+        last_used: seconds since 1970 UTC.
+    """
+
+    path: Path
+    bytes: int
+    last_used: float
+
+
+def find_unused(home: Home, days: float) -> list[Unused]:
+    """Results, their reports and fetched artifacts that nothing has used for so long, oldest first.
+
+    One that is being made counts as used when it last wrote something.
+    """
+    before = time.time() - days * 86_400
+    found = [_measure(path) for path in _clearable(home)]
+    return sorted((one for one in found if one.last_used < before), key=lambda one: one.last_used)
+
+
+def clear(unused: Unused) -> None:
+    """Remove it, at once: no part of it is ever found.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    gone = unused.path.with_name(f".{unused.path.name}.gone")
+    unused.path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _clearable(home: Home) -> Iterator[Path]:
+    for room in (home.runs, home.root / FETCHED):
+        for path in room.glob("*"):
+            if path.is_dir() and not path.name.startswith(KEPT):
+                yield path
+    for name in REPORTS:
+        yield from home.reports.glob(f"{name}-*")
+
+
+def _measure(path: Path) -> Unused:
+    files = [one.stat() for one in (path, *path.rglob("*"))]
+    return Unused(path, sum(one.st_size for one in files), max(one.st_mtime for one in files))

@@ -1,0 +1,50 @@
+"""`hymirec clean`: room on the disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from hymirec.commands.options import DEFAULT_HOME, HomeOption, JsonOption, existing
+from hymirec.display import out
+from hymirec.errors import HymirecError
+
+
+def clean(
+    unused_for: Annotated[
+        float, typer.Option(help="Days for which nothing has needed it.", min=1)
+    ] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Free the disk of what can be made or fetched again and has not been used for long."""
+    place = existing(home)
+    from flows.clean import clear, find_unused
+
+    found = find_unused(place, unused_for)
+    table = Table("last used", "MB", title=f"unused for {unused_for:g} days in {place.root}")
+    table.add_column("in the home", overflow="fold")
+    for one in found:
+        try:
+            if not dry_run:
+                clear(one)
+        except OSError as error:
+            raise HymirecError(f"{one.path} cannot be cleared: {error.strerror}") from error
+        used = datetime.fromtimestamp(one.last_used, UTC).date().isoformat()
+        where = str(one.path.relative_to(place.root))
+        table.add_row(used, f"{one.bytes / 1e6:.1f}", escape(where))
+    if found:
+        out.print(table)
+    total = sum(one.bytes for one in found)
+    done = "would go" if dry_run else "are gone"
+    out.print(f"{len(found)} results, {total / 1e6:.1f} MB, {done}", soft_wrap=True)
+    if as_json:
+        cleared = [asdict(one) | {"path": str(one.path)} for one in found]
+        print(json.dumps({"cleared": cleared, "bytes": total, "dry_run": dry_run}))
