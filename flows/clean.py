@@ -14,8 +14,8 @@ from pathlib import Path
 
 from flows.registry.served import FETCHED
 from flows.steps.data import DATA
-from flows.validation.admission import VALIDATE
 from flows.steps.train import EVALUATION, RECOMMENDER
+from flows.validation.admission import VALIDATE
 from hymirec.home import Home
 
 KEPT = (f"{DATA}-", f"{VALIDATE}-")
