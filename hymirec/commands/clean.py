@@ -43,8 +43,8 @@ def clean(
     if found:
         out.print(table)
     total = sum(one.bytes for one in found)
-    done = "would go" if dry_run else "are gone"
-    out.print(f"{len(found)} results, {total / 1e6:.1f} MB, {done}", soft_wrap=True)
+    done = "would be freed" if dry_run else "freed"
+    out.print(f"{total / 1e6:.1f} MB {done} (results: {len(found)})", soft_wrap=True)
     if as_json:
         cleared = [asdict(one) | {"path": str(one.path)} for one in found]
         print(json.dumps({"cleared": cleared, "bytes": total, "dry_run": dry_run}))

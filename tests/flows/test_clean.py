@@ -91,9 +91,9 @@ def test_the_command_says_what_goes_and_clears_it(home):
     place = ["--home", str(home.root), "--json"]
     for options, still_there in ((["--dry-run"], True), ([], False)):
         printed = CliRunner().invoke(app, ["clean", *options, *place]).output
-        assert f"1 results, 0.0 MB, {'would go' if still_there else 'are gone'}" in printed
+        assert f"0.0 MB {'would be ' * still_there}freed (results: 1)" in printed
         told = json.loads(printed.splitlines()[-1])
         assert [one["path"] for one in told["cleared"]] == [str(directory)]
         assert directory.exists() == still_there
     assert kept.exists()
-    assert "0 results" in CliRunner().invoke(app, ["clean", *place]).output
+    assert "0.0 MB freed (results: 0)" in CliRunner().invoke(app, ["clean", *place]).output
