@@ -21,7 +21,12 @@ import pandas as pd
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from prefect import flow
 
-from flows.steps.contender import evaluate_contender, train_contender, validate_contender
+from flows.steps.contender import (
+    evaluate_contender,
+    train_contender,
+    validate_contender,
+    with_transitions,
+)
 from flows.steps.data import DataRef, ingest, read_ref
 from flows.tracking.record import (
     log_metrics,
@@ -33,6 +38,7 @@ from flows.validation.admission import admit
 from hymirec.errors import DivergedError, UsageError
 from hymirec.evaluation.table import Row, table_of
 from hymirec.home import Home
+from hymirec.models.sequence import TowerRecommender
 from hymirec.progress import SELECTION_METRIC
 from hymirec.recipes import (
     ABLATIONS,
@@ -45,6 +51,7 @@ from hymirec.recipes import (
 )
 from hymirec.recipes.ablations import variant
 from hymirec.splits import LEAVE_LAST, SplitConfig
+from hymirec.transitions import TransitionConfig
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +133,7 @@ def benchmark(
     min_events: int = 1,
     split: SplitConfig = LEAVE_LAST,
     rate_factors: Sequence[float] = (),
+    transitions: bool = False,
 ) -> BenchmarkResult:
     """Train, evaluate and compare.
 
@@ -141,6 +149,7 @@ def benchmark(
         split: what is trained on and asked about.
         rate_factors: of the recipe's learning rates, of which each model takes its best; none:
             the recipe's own.
+        transitions: show each baseline that is made for them with what follows what, too.
     """
     size = get_recipe(recipe)
     chosen = contenders(size, models, ablations=ablations, sweeps=sweeps)
@@ -155,7 +164,8 @@ def benchmark(
             run_id,
             {"data.name": ref.name, "data.digest": ref.digest, "recipe": recipe, "seeds": seeds,
              "models": ", ".join(chosen), "split": split.by, "window": split.window,
-             "rate_factors": ", ".join(f"{factor:g}" for factor in rate_factors)},
+             "rate_factors": ", ".join(f"{factor:g}" for factor in rate_factors),
+             "transitions": transitions},
         )  # fmt: skip
         trials = tuned(place, ref, split, chosen, rate_factors, run_id)
         factors = {trial["model"]: trial["factor"] for trial in trials if trial["chosen"]}
@@ -166,14 +176,23 @@ def benchmark(
                 # HyMiRec's variants change the fields they name and nothing else.
                 like = OUR_TITLE if isinstance(as_it_comes, Recipe) else title
                 its_recipe = as_it_comes.times_rate(factors.get(like, 1.0))
-                task = step(f"{title}, seed {seed}")(run_contender)
-                rows.append(task(place, ref, split, title, its_recipe, seed, run_id))
+                shown: dict[str, TransitionConfig | None] = {title: None}
+                if transitions and _takes_transitions(its_recipe):
+                    shown[f"{title}, transitions"] = size.transitions
+                for name, added in shown.items():
+                    task = step(f"{name}, seed {seed}")(run_contender)
+                    rows.append(task(place, ref, split, name, its_recipe, seed, run_id, added))
         table = table_of(rows)
         mlflow.log_table(pd.DataFrame([row.flat() for row in rows]), "rows.json")
         mlflow.log_table(pd.DataFrame(table), "table.json")
         if trials:
             mlflow.log_table(pd.DataFrame(trials), "trials.json")
     return BenchmarkResult(run_id, rows, table, trials)
+
+
+def _takes_transitions(recipe: Recipe | BaselineRecipe) -> bool:
+    """Whether it is a baseline whose scores are cosines, trained at a temperature."""
+    return isinstance(recipe, BaselineRecipe) and issubclass(recipe.model, TowerRecommender)
 
 
 def tuned(
@@ -223,14 +242,28 @@ def run_contender(
     recipe: Recipe | BaselineRecipe,
     seed: int,
     parent: str,
+    transitions: TransitionConfig | None = None,
 ) -> Row:
-    """Train one model from one seed, unless that was done before, and log it as a run."""
+    """Train one model from one seed, unless that was done before, and log it as a run.
+
+    Args:
+        home: where results are kept.
+        data: what is trained and asked on.
+        split: which part of it is for what.
+        title: of the row.
+        recipe: of any seed.
+        seed: the one.
+        parent: the benchmark's run.
+        transitions: what a baseline is given besides; HyMiRec's recipe has its own.
+    """
     recipe = recipe.with_seed(seed)
     tags = {MODEL_TAG: title, SEED_TAG: str(seed)}
     with _contender_run(f"{title}, seed {seed}", data, split, recipe, parent, tags) as run_id:
-        row = evaluate_contender(
-            home, data, split, title, seed, train_contender(home, data, split, recipe, run_id)
-        )
+        trained = train_contender(home, data, split, recipe, run_id)
+        if transitions is not None:
+            log_parameters(run_id, {f"transitions.{name}": value for name, value in transitions})
+            trained = with_transitions(home, split, transitions, trained)
+        row = evaluate_contender(home, data, split, title, seed, trained)
         log_metrics(run_id, {f"test/{name}": value for name, value in row.metrics.items()})
         log_metrics(run_id, {f"cost/{name}": value for name, value in row.cost.items()})
         mlflow.MlflowClient().log_artifact(run_id, str(row.users), "evaluation")

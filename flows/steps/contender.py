@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,17 @@ from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.evaluation.report import RANK, Catalogue, evaluate
 from hymirec.evaluation.table import Row
-from hymirec.fitting import fit_baseline
+from hymirec.fitting import fit_baseline, fit_transitions
 from hymirec.home import Home
 from hymirec.inputs import IndexedHistory, index_interactions, number_items
 from hymirec.models.base import Recommender
+from hymirec.models.hymirec import TRANSITIONS
 from hymirec.models.pretrained import digest
+from hymirec.models.sequence import TowerRecommender
 from hymirec.recipes import BaselineRecipe, Recipe
 from hymirec.schema import ITEM_ID, USER_ID
 from hymirec.splits import SplitConfig, count_items
+from hymirec.transitions import TransitionConfig, Transitions
 
 METRICS = "metrics.json"
 
@@ -58,6 +61,27 @@ def train_contender(
     if isinstance(recipe, Recipe):
         return _train_hymirec(home, data, split, recipe, run_id)
     return _train_baseline(home, data, split, recipe, run_id)
+
+
+def with_transitions(
+    home: Home, split: SplitConfig, config: TransitionConfig, trained: Contender
+) -> Contender:
+    """The same model with what follows what, as HyMiRec has it; the training is not done again."""
+    model = trained.model
+    assert isinstance(model, TowerRecommender)
+
+    def work(output: Path, checkpoints: Path) -> None:
+        parts = split.of(trained.histories)
+        temperature = model.shared.temperature
+        found = fit_transitions(model.eval(), parts, config, temperature=temperature)
+        if found is not None:
+            found.save(output / TRANSITIONS)
+
+    inputs = {"model": trained.steps[-1].digest, **config.model_dump(mode="json")}
+    done = run_step(home, "benchmark-transitions", inputs, work)
+    if (done.directory / TRANSITIONS).exists():
+        model.transitions = Transitions.load(done.directory / TRANSITIONS)
+    return replace(trained, steps=(*trained.steps, done))
 
 
 def _train_hymirec(

@@ -43,6 +43,13 @@ def benchmark(
             "validates best."
         ),
     ] = "",
+    transitions: Annotated[
+        bool,
+        typer.Option(
+            "--transitions",
+            help="The baselines with what follows what besides, as HyMiRec has it.",
+        ),
+    ] = False,
     min_events: Annotated[int, typer.Option(help="Leave out users with fewer events.", min=1)] = 1,
     split: Annotated[
         Literal["last", "time"],
@@ -80,7 +87,7 @@ def benchmark(
         lambda: launch(
             flow, data=data.resolve(), home=place.root, recipe=recipe, models=names, seeds=seeds,
             ablations=ablations, sweeps=swept, min_events=min_events, split=parts,
-            rate_factors=factors,
+            rate_factors=factors, transitions=transitions,
         )
     )  # fmt: skip
     show_comparison(result.table)

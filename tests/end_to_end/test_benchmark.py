@@ -11,6 +11,7 @@ import pytest
 from flows.compare import read_runs
 from hymirec.errors import UsageError
 
+MODELS = ["HyMiRec", "SASRec", "SASRec, transitions", "Last-item neighbours"]
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -20,7 +21,8 @@ CHROMIUM = next(
 def done(hymirec, world, home):
     done = hymirec(
         "benchmark", "--data", world, "--recipe", "tiny", "--seeds", 1, "--home", home.root,
-        "--models", "sasrec,hymirec,last_item", "--rate-factors", "1,0.001", "--json",
+        "--models", "sasrec,hymirec,last_item", "--rate-factors", "1,0.001",
+        "--transitions", "--json",
     )  # fmt: skip
     assert done.code == 0, done.stderr
     return done
@@ -47,7 +49,7 @@ def page(hymirec, home, runs, tmp_path_factory):
 
 def test_the_table_has_every_model_ours_first(done):
     rows = done.json["rows"]
-    assert [row["model"] for row in rows] == ["HyMiRec", "SASRec", "Last-item neighbours"]
+    assert [row["model"] for row in rows] == MODELS
     for row in rows:
         assert {
             "seed",
@@ -90,8 +92,18 @@ def test_every_model_that_learns_keeps_the_rate_that_validates_best(done):
     assert "× 0.001" in done.stdout
 
 
+def test_a_baseline_may_have_what_follows_what_besides(done, runs):
+    plain, besides = (row for row in done.json["rows"] if row["model"].startswith("SASRec"))
+    assert besides["parameters"] == plain["parameters"]
+    assert besides["N@10"] == plain["N@10"]  # validation gains nothing by them in this world
+    settings = runs["SASRec, transitions"].data.params
+    assert settings["settings.width"] == "32"
+    assert int(settings["transitions.num_last"]) > 0
+    assert not any(name.startswith("transitions.") for name in runs["SASRec"].data.params)
+
+
 def test_every_model_is_a_run_below_the_benchmarks(runs):
-    assert set(runs) == {"HyMiRec", "SASRec", "Last-item neighbours"}
+    assert set(runs) == set(MODELS)
     sasrec = runs["SASRec"]
     assert sasrec.info.status == "FINISHED"
     assert sasrec.data.params["settings.width"] == "32"

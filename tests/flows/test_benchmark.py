@@ -4,16 +4,27 @@ import mmap
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from flows import benchmark
 from flows.benchmark import contenders, tuned
-from flows.steps.contender import inputs_of, text_models
+from flows.steps.contender import Contender, inputs_of, text_models, with_transitions
 from flows.steps.data import DataRef
-from flows.steps.results import measured
+from flows.steps.results import StepResult, measured
 from hymirec.display import show_trials
 from hymirec.errors import DivergedError, UsageError
+from hymirec.evaluation.protocol import rank_cases
+from hymirec.home import Home
+from hymirec.inputs import IndexedHistory
+from hymirec.models.base import TrainingData
+from hymirec.models.sasrec import SASRec, SASRecConfig
 from hymirec.recipes import ABLATIONS, BASELINES, get_baseline, get_recipe
+from hymirec.schema import ITEM_ID
+from hymirec.splits import LEAVE_LAST
+from hymirec.transitions import TransitionConfig
 
 TINY = get_recipe("tiny")
 
@@ -105,6 +116,30 @@ def test_a_rate_at_which_a_model_diverges_has_lost_and_ends_nothing(monkeypatch,
     assert "diverged" in capsys.readouterr().out
     with pytest.raises(DivergedError, match="SASRec diverged at every rate tried"):
         tuned(None, None, None, chosen, [30, 100], "run")
+
+
+def test_transitions_are_weighed_once_and_never_saved_with_the_model(tmp_path):
+    home = Home.at(tmp_path).create()
+    # Everybody goes round the same ring, of which an untrained model knows nothing.
+    ring = [np.arange(start, start + 12) % 20 + 1 for start in range(20)]
+    histories = [IndexedHistory.of(row) for row in ring]
+    settings = SASRecConfig(width=8, num_layers=1, num_heads=1, num_recent=10)
+    items = pd.DataFrame({ITEM_ID: [str(number) for number in range(20)]})
+    only_last = TransitionConfig(num_last=1, max_gap=1, max_weight=64)
+    data = TrainingData(items, LEAVE_LAST.of(histories).training, tmp_path)
+
+    def contender():
+        trained = StepResult("sasrec", tmp_path, "0123", skipped=False)
+        torch.manual_seed(0)
+        model = SASRec.build(data, settings).eval()
+        return Contender(model, 1, (trained,), [str(user) for user in range(20)], histories)
+
+    for is_there in (False, True):
+        found = with_transitions(home, LEAVE_LAST, only_last, contender())
+        assert [one.name for one in found.steps] == ["sasrec", "benchmark-transitions"]
+        assert found.steps[-1].skipped == is_there
+        assert rank_cases(found.model, LEAVE_LAST.of(histories).test).max() == 1
+    assert rank_cases(contender().model, LEAVE_LAST.of(histories).test).max() > 1
 
 
 def test_cost_is_seconds_and_the_most_memory_meanwhile():
