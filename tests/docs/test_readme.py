@@ -126,7 +126,7 @@ def test_the_readme_runs_as_it_stands(tmp_path):
             go(left[0])
     go("hymirec simulate --scenario better", "hymirec up --data DIR")
     try:
-        go("hymirec monitor", "hymirec recommend-all --out lists.parquet")
+        go("hymirec monitor", "hymirec recommend-all --out lists.parquet", "hymirec clean")
     finally:
         run("hymirec down")
     for page in sorted(STAYS - {"hymirec serve"}):
