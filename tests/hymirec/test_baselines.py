@@ -38,7 +38,8 @@ def test_every_baseline_has_a_recipe_of_its_name_at_the_sizes_asked_for(name):
     assert recipe.settings == recipe.model.config_type.model_validate(recipe.settings.model_dump())
     assert (recipe.training is None) != issubclass(recipe.model, TrainedRecommender)
     if recipe.training is not None:
-        assert recipe.training == TINY.first_training
+        rate = 3.0 if name in ("patchrec", "comirec_sa", "bi_level") else 1.0
+        assert recipe.training == TINY.first_training.times_rate(rate)
         assert recipe.settings.num_recent == TINY.first_stage.num_recent
         assert recipe.paper
 
