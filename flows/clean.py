@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def find_unused(home: Home, days: float) -> list[Unused]:
     One that is being made counts as used when it last wrote something.
     """
     before = time.time() - days * 86_400
-    found = [_measure(path) for path in _clearable(home)]
+    found = []
+    for path in _clearable(home):
+        with suppress(FileNotFoundError):  # it changes under our eyes: it is in use
+            found.append(_measure(path))
     return sorted((one for one in found if one.last_used < before), key=lambda one: one.last_used)
 
 

@@ -29,7 +29,8 @@ def clean(
     from flows.clean import clear, find_unused
 
     found = find_unused(place, unused_for)
-    table = Table("last used", "MB", title=f"unused for {unused_for:g} days in {place.root}")
+    title = f"unused for {unused_for:g} days in {escape(str(place.root))}"
+    table = Table("last used", "MB", title=title)
     table.add_column("in the home", overflow="fold")
     for one in found:
         try:

@@ -62,6 +62,13 @@ def test_half_done_and_damaged_work_and_what_a_kill_left_go_by_what_was_written_
     assert sorted(names(home)) == [".c.gone", "b.damaged", "tmpd"]
 
 
+def test_what_changes_meanwhile_is_in_use(home):
+    directory = done(home, "encoder", days=31)
+    (directory / "renamed").symlink_to(directory / "just now")  # listed, and not there
+    os.utime(directory, (0, 0))
+    assert names(home) == []
+
+
 def test_notes_of_which_data_is_which_stay(home):
     for name in ("data", "validate"):
         done(home, name, days=400)
