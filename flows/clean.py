@@ -23,7 +23,7 @@ KEPT = (f"{DATA}-", f"{VALIDATE}-")
 """Of a few bytes, and they say which data is which."""
 
 REPORTS = (RECOMMENDER, EVALUATION)
-"""Steps whose reports MLflow has with their runs."""
+"""Steps whose reports MLflow has with a pipeline's runs; of benchmarks nobody reads them later."""
 
 
 @dataclass(frozen=True)

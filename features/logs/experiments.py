@@ -259,7 +259,9 @@ class ExperimentStore(Log):
         """
 
         def change(stored: StoredExperiment) -> dict[str, Any]:
-            paused = next(one for one in self.history(name) if one.kind == "paused")
+            (paused,) = self.log.read(
+                subject=subject_of(name), kinds=("paused",), limit=1, newest_first=True
+            )
             paused_at = paused.evidence.get(_AT, paused.time.timestamp())  # older homes: none
             since = stored.progress.step_since + self.clock() - paused_at
             return {"state": "running", "step_since": since}

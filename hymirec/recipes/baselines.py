@@ -32,8 +32,8 @@ from hymirec.models.sequence import SequenceConfig
 from hymirec.recipes.base import BaselineRecipe, Recipe
 
 FASTER = 3.0
-"""Of the first stage's learning rate: at which those that are given it validated best, and the
-others did not, on latest-small and MovieLens-1M (docs/experiments.md)."""
+"""Times the first stage's learning rate: those that are given it validated best at it wherever it
+was tried (docs/experiments.md)."""
 
 
 def popularity(size: Recipe) -> BaselineRecipe:

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from features.logs.audit_log import AuditLog
-from features.logs.experiments import ExperimentStore
+from features.logs.experiments import ExperimentStore, subject_of
 from features.logs.readings import ReadingLog
 from hymirec.abtest.decisions import Decision
 from hymirec.abtest.definition import Experiment
@@ -91,6 +91,8 @@ def test_a_pause_is_no_time_on_a_step(tmp_path):
     for paused, resumed, ran in ((1060.0, 5060.0, 60.0), (5070.0, 5100.0, 70.0)):
         moment = paused
         store.pause(name, reason="looks odd")
+        for _ in range(101):  # what is noticed meanwhile, a page of history and more
+            store.log.record("hold", subject_of(name), reason="paused")
         moment = resumed
         went_on = store.resume(name)
         assert (went_on.started, went_on.step_since) == (1000.0, resumed - ran)
