@@ -2,6 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 
+# `make` alone only installs.
+.DEFAULT_GOAL := install
+
 .PHONY: install demo test lint audit bench serve ui docs clean
 
 demo: .venv/installed

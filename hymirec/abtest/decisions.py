@@ -2,7 +2,8 @@
 
 In this order: a broken guardrail rolls back, a sample-ratio mismatch pauses, a primary metric that
 is surely worse rolls back, one that is surely better with all guardrails held concludes, and a step
-with samples enough and nothing broken ramps. All else holds: no data is no good news.
+with samples enough and nothing broken ramps. All else holds: no data is no good news. Interleaving
+goes by which version is preferred, on any step; a shadow only ramps.
 """
 
 from __future__ import annotations
@@ -63,11 +64,15 @@ def decide(experiment: Experiment, progress: Progress, readout: Readout) -> Deci
         return Decision("roll_back", _says_of_guardrail(broken[0]), evidence)
     for said, evidence in _unbelievable(readout):
         return Decision("pause", said, evidence)
+    if experiment.mode == "ab":
+        return _of_samples(experiment, progress, readout)
     if experiment.mode == "shadow":
-        return Decision("hold", "a shadow decides nothing")
-    if experiment.mode == "interleaving":
-        return _of_preference(experiment, readout)
-    return _of_samples(experiment, progress, readout)
+        found = Decision("hold", "a shadow decides nothing")
+    else:
+        found = _of_preference(experiment, readout)
+    if found.action == "hold" and _has_users(experiment, progress, readout):
+        return _onward(experiment, progress, readout, found.evidence) or found
+    return found
 
 
 def doubts(experiment: Experiment, readout: Readout, winner: str) -> list[str]:
@@ -122,37 +127,50 @@ def _unbelievable(readout: Readout) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _of_samples(experiment: Experiment, progress: Progress, readout: Readout) -> Decision:
     step = experiment.ramp[progress.step]
-    fewest = min(readout.exposed.counts.values())
-    enough = fewest >= step.min_users
     evidence = {
         "primary": [_brief(one) for one in readout.primary],
         "users": readout.exposed.counts,
     }
-    if enough:
+    if _has_users(experiment, progress, readout):
         verdicts = {one.variant: verdict(one) for one in readout.primary}
         if verdicts and all(verdicts.get(v.name) == "worse" for v in experiment.treatments):
             return Decision("roll_back", _says(readout.primary[0], "is worse"), evidence)
-        is_last = progress.step == len(experiment.ramp) - 1
-        if is_last:
-            return _conclusion(experiment, progress, readout, evidence)
-        hours = (readout.time - progress.step_since) / 3600
-        if hours >= step.min_hours:
-            following = experiment.ramp[progress.step + 1]
-            return Decision(
-                "ramp",
-                f"{fewest} users of each variant at {step.share:.4g} of the traffic, no guardrail "
-                f"broken: on to {following.share:.4g}",
-                evidence,
-            )
-        return Decision(
-            "hold", f"{hours:.1f} of {step.min_hours:g} hours at {step.share:.4g}", evidence
-        )
+        onward = _onward(experiment, progress, readout, evidence)
+        return onward or _conclusion(experiment, progress, readout, evidence)
+    fewest = _fewest(readout)
     if _is_over(experiment, progress, readout):
         return Decision(
             "hold", f"the horizon is reached with {fewest} of {step.min_users} users of a variant: "
             f"too few to go on, {PERSON}", evidence,
         )  # fmt: skip
     return Decision("hold", f"{fewest} of {step.min_users} users of each variant", evidence)
+
+
+def _fewest(readout: Readout) -> int:
+    return min(readout.exposed.counts.values())
+
+
+def _has_users(experiment: Experiment, progress: Progress, readout: Readout) -> bool:
+    return _fewest(readout) >= experiment.ramp[progress.step].min_users
+
+
+def _onward(
+    experiment: Experiment, progress: Progress, readout: Readout, evidence: dict[str, Any]
+) -> Decision | None:
+    """From a step that has its users to the next, or why not yet; none after the last."""
+    if progress.step == len(experiment.ramp) - 1:
+        return None
+    step, following = experiment.ramp[progress.step : progress.step + 2]
+    hours = (readout.time - progress.step_since) / 3600
+    if hours < step.min_hours:
+        said = f"{hours:.1f} of {step.min_hours:g} hours at {step.share:.4g}"
+        return Decision("hold", said, evidence)
+    return Decision(
+        "ramp",
+        f"{_fewest(readout)} users of each variant at {step.share:.4g} of the traffic, no "
+        f"guardrail broken: on to {following.share:.4g}",
+        evidence,
+    )
 
 
 def _conclusion(

@@ -50,7 +50,7 @@ class Scenario:
 
     def experiment(self, mode: Mode) -> Experiment:
         """The experiment as an owner would declare it."""
-        # Interleaving has no ramp; its number of users says where intervals should be narrowest.
+        # Interleaving needs no ramp here; its number of users says where intervals are narrowest.
         ramp = self.ramp if mode == "ab" else ((1.0, self.ramp[-1][1] // 4),)
         values: dict[str, Any] = {
             "name": NAME,

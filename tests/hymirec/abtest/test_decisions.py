@@ -121,6 +121,29 @@ def test_crossovers_pause(an_experiment, two_variants):
     assert decide(shadow, progress, many).action == "pause"
 
 
+@pytest.mark.parametrize("mode", ["shadow", "interleaving"])
+def test_shadow_and_interleaving_ramp_once_a_step_has_its_users(an_experiment, two_variants, mode):
+    """They stayed at the first step's share for good."""
+    experiment = an_experiment(mode=mode, guardrails=[])
+    table = two_variants(np.random.default_rng(0), 120)
+    steps = experiment.ramp
+    assert steps[0].min_users <= 120 < steps[1].min_users
+    readout = read_out(experiment, table, time=NOW, share=steps[0].share)
+    first = decide(experiment, Progress(0, NOW - DAY, NOW - DAY), readout)
+    assert (first.action, first.reason.endswith(f"on to {steps[1].share:.4g}")) == ("ramp", True)
+    for step in (1, len(steps) - 1):
+        held = decide(experiment, Progress(step, NOW - DAY, NOW - DAY), readout)
+        assert held.action == "hold"
+
+
+def test_a_preferred_version_wins_on_any_step(an_experiment, two_variants):
+    mixed = an_experiment(mode="interleaving", guardrails=[])
+    readout = read_out(mixed, two_variants(np.random.default_rng(0), 120), time=NOW, share=0.1)
+    found = Preference(90, (50, 40), 0.2, (0.1, 0.3), 0.01, 0.01)
+    decision = decide(mixed, Progress(0, NOW - DAY, NOW - DAY), replace(readout, preference=found))
+    assert (decision.action, decision.winner) == ("conclude", "longer")
+
+
 def test_nobody_yet_is_no_news(decided, two_variants):
     table = two_variants(np.random.default_rng(0), 10).iloc[:0]
     decision, readout = decided(step=0, table=table)
