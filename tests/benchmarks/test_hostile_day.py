@@ -1,6 +1,7 @@
 """What chaos.py proves it would not prove of a system that breaks its promises."""
 
 import contextlib
+import os
 import random
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -31,6 +33,7 @@ from benchmarks.hostile_day.proof import (
 )
 from benchmarks.hostile_day.wire import Wire
 
+FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
 EVENTS = [Sent(f"e{n}", f"u{n % 2}", f"i{n}", "click", 100 + n) for n in range(6)]
 ANSWER = Request(
     "recommendations", 1000.0, 0.1, 200, request_id="r1", user_id="u1", version="1", run_id="run1"
@@ -147,6 +150,18 @@ def test_a_schedule_is_its_seeds():
         names = [injury.name for _, injury in one]
         assert names.index("promotion") < names.index("rollback")
         assert times[-1] < 600
+
+
+@pytest.mark.parametrize("names", [["disk ful"], ["disk full", "disk ful"]])
+def test_an_injury_that_there_is_not_is_named(monkeypatch, capsys, names):
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which the script adds to
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import chaos
+
+    monkeypatch.setattr(sys, "argv", ["chaos.py", "--only", *names])
+    with pytest.raises(SystemExit, match="2"):
+        chaos.main()
+    assert "no injury is called 'disk ful'; there are gateway killed, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
