@@ -133,6 +133,21 @@ def test_what_fails_while_nothing_is_broken_is_found():
     assert unexplained([replace(ANSWER, begun=1001.0, degraded="late events")], windows).wrong == 1
 
 
+def test_a_promise_over_nothing_is_not_kept(journal):
+    nothing = events_in_log(Journal(), []) | exposures_of_answers([], [])
+    nothing |= {"rows": Found.of("every click is in the rows of all 0 codebooks", 0, [])}
+    assert not any(one.green for one in nothing.values())
+    assert unexplained([ANSWER], []).green  # a day on which nothing fails is a good one
+    day = {name: Found(name, 0, 5) for name in ("doubled", "rows_doubled")}
+    day |= {name: Found(name, 0, 5) for name in ("lost", "moved_users", "wrong_version")}
+    assert report.result([], journal, day | {"rows_lost": Found("rows", 0, 1)}, 1, 0)["green"]
+    day["rows_lost"] = nothing["rows"]
+    assert not report.result([], journal, day, 1, 0)["green"]
+    said = report.report([], journal, day, 0.0, [])
+    assert "RED   every click is in the rows of all 0 codebooks: 0 looked at" in said
+    assert "red: 1 lines" in said
+
+
 def test_a_whole_day_has_every_injury_once():
     schedule = plan(INJURIES, 600, random.Random(0))
     assert sorted(one.name for _, one in schedule) == sorted({one.name for one in INJURIES})
