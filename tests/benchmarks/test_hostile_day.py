@@ -10,12 +10,13 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
-from benchmarks.hostile_day import report
-from benchmarks.hostile_day.day import Injury, Outcome, plan
+from benchmarks.hostile_day import injuries, report
+from benchmarks.hostile_day.day import BrokenPromiseError, Day, Injury, Outcome, plan
 from benchmarks.hostile_day.disk import Disk
 from benchmarks.hostile_day.injuries import INJURIES
 from benchmarks.hostile_day.journal import Journal, Request, Sent
@@ -31,6 +32,7 @@ from benchmarks.hostile_day.proof import (
     unexplained,
     wrong_versions,
 )
+from benchmarks.hostile_day.stage import Stage
 from benchmarks.hostile_day.wire import Wire
 
 FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
@@ -156,8 +158,8 @@ def test_a_whole_day_has_every_injury_once():
 
 
 def test_a_schedule_is_its_seeds():
-    injuries = [Injury(name, "", lambda day: "", 1) for name in ("a", "b", "rollback", "promotion")]
-    first, again, other = (plan(injuries, 600, random.Random(seed)) for seed in (7, 7, 8))
+    some = [Injury(name, "", lambda day: "", 1) for name in ("a", "b", "rollback", "promotion")]
+    first, again, other = (plan(some, 600, random.Random(seed)) for seed in (7, 7, 8))
     assert first == again != other
     for one in (first, other):
         times = [when for when, _ in one]
@@ -254,9 +256,23 @@ def test_nothing_can_be_written_on_a_full_disk(tmp_path, monkeypatch):
     with Disk(tmp_path / "disk") as disk:
         if not disk.mounted:
             pytest.skip("a file system cannot be mounted by this user")
-        with disk.full([]), pytest.raises(OSError, match="No space left"):
-            (disk.root / "file").write_text("more")
+        (disk.root / "others").write_bytes(b"1" * 4096)
+        with disk.full([]):
+            assert not disk.takes([])
+            (disk.root / "others").unlink()  # who makes room for itself does not make it for all
+            assert not disk.takes([])
+            with pytest.raises(OSError, match="No space left"):
+                (disk.root / "file").write_text("more")
         (disk.root / "file").write_text("again")
+
+
+def test_a_disk_that_was_not_filled_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(Disk, "_filled", lambda disk: contextlib.nullcontext())
+    with Disk(tmp_path / "disk") as disk:
+        if not disk.mounted:
+            pytest.skip("a file system cannot be mounted by this user")
+        with disk.full([]):
+            assert disk.takes([])
 
 
 WRITER = """
@@ -282,10 +298,68 @@ def test_without_a_file_system_of_its_own_no_process_may_write(tmp_path):
             return writer.stdout.readline().strip()
 
         disk = Disk(tmp_path)  # nothing is mounted
-        with disk.full([psutil.Process(writer.pid)]):
+        process = psutil.Process(writer.pid)
+        with disk.full([process]):
+            assert not disk.takes([process])
             assert write() == "File too large"
         assert write() == "written"
+        assert disk.takes([process])
         writer.stdin.close()
+    assert not disk.takes([process])  # it has ended
+
+
+@pytest.fixture
+def day(tmp_path, journal, monkeypatch):
+    """A day on a stage on which nothing that is done has any effect."""
+    monkeypatch.setattr(injuries, "AWAY_SECONDS", 0.0)
+    stage = Mock(services=("gateway",), **{"restarts.return_value": 0})
+    stage.home.root = tmp_path
+    stage.service.return_value.children.return_value = []
+    stage.model_servers.return_value = [Mock()]
+    stage.disk.full.return_value = contextlib.nullcontext()
+    return Day(stage, Mock(), journal, random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("disk full", "disk.takes"), ("registry cut off", "registry_answers"),
+     ("registry dead", "registry_answers")],
+)  # fmt: skip
+def test_what_was_to_be_away_and_was_not_is_found(day, name, there):
+    injury = next(one for one in INJURIES if one.name == name)
+    day.stage.configure_mock(**{f"{there}.return_value": False})
+    assert injury.inflict(day).startswith("away ")
+    if there == "registry_answers":
+        assert not injury.well(day)  # it is away still
+    day.stage.configure_mock(**{f"{there}.return_value": True})
+    with pytest.raises(BrokenPromiseError, match="to be "):
+        injury.inflict(day)
+    assert injury.well(day)
+    assert day.stage.wire.mend.call_count == (2 if there == "registry_answers" else 0)
+
+
+def test_a_registry_behind_a_cut_wire_does_not_answer(echo):
+    wire = Wire(echo)
+    wire.cut()
+    stage = Mock(registry=f"postgresql://nobody@127.0.0.1:{wire.port}/feast")
+    assert not Stage.registry_answers(stage)
+
+
+def test_served_files_have_to_be_what_they_were(day, tmp_path):
+    injury = next(one for one in INJURIES if one.name == "damaged served files")
+    weights = tmp_path / "served" / "hymirec-1" / "package" / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(whole := b"weights")
+    injury.inflict(day)
+    assert weights.read_bytes() != whole
+    day.stage.restarts.return_value = 1
+    assert not injury.well(day)  # a server runs again, on what is damaged
+    weights.unlink()
+    assert not injury.well(day)
+    weights.write_bytes(whole)
+    assert injury.well(day)
+    day.stage.restarts.return_value = 0
+    assert not injury.well(day)  # nobody has started it again
 
 
 def test_a_client_that_breaks_is_not_taken_for_one_that_rests():
