@@ -93,6 +93,10 @@ def _best(result: Result, model: str, whose: str) -> str:
     )  # fmt: skip
 
 
+def _left_behind(result: Result) -> int:
+    return sum(len(its) for kinds in result["left_behind"].values() for its in kinds.values())
+
+
 def _slowest(result: Result) -> str:
     known = {name: seconds for name, seconds in result["recoveries"].items() if seconds}
     name, seconds = max(known.items(), key=lambda one: one[1])
@@ -256,8 +260,12 @@ BENCHMARKS = (
         "kill_steps",
         (
             Figure("digests that differ after the pipeline was killed and went on",
-                   lambda r: f"{len(r['differing'])} of {r['compared']}",
+                   lambda r: f"{sum(map(len, r['differing'].values()))} of {r['compared']}",
                    lambda r: f"killed at {len(r['killed_at'])} points", "0"),
+            Figure("points at which it was to be killed and was not",
+                   lambda r: ", ".join(r["not_reached"]) or "0", goal="0"),
+            Figure("half results, runs that seem to go on and servers left behind",
+                   lambda r: f"{_left_behind(r)}", goal="0"),
         ),
         has_quick=False,
     ),
@@ -310,8 +318,10 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             text += f"Not measured yet: `python benchmarks/run.py {benchmark.name}`.\n"
             continue
         machine, load = kept["machine"], kept["load"]
+        failed = f" (ended with {kept['status']})" if kept.get("status") else ""
         text += (
-            f"`{kept['command']}`{' (quick)' if kept['quick'] else ''}, {kept['date'][:10]}, "
+            f"`{kept['command']}`{' (quick)' if kept['quick'] else ''}{failed}, "
+            f"{kept['date'][:10]}, "
             f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']:g} GiB, "
             f"load {load['before']:g} and {load['after']:g}, {kept['seconds']:,.0f} s\n\n"
             "| what | | beside it | goal |\n| --- | --- | --- | --- |\n"

@@ -65,6 +65,52 @@ def test_a_benchmark_that_fails_is_named(run, figures, monkeypatch, tmp_path, co
         run.measure(figures.Benchmark("small", ()), quick=False, peer_python=None)
 
 
+def test_what_a_benchmark_says_of_its_own_failing_is_kept(run, figures, monkeypatch, tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "small.py").write_text(
+        "print('{\"lost\": 2}')\nraise SystemExit(1)\n"
+    )
+    small = figures.Benchmark("small", (figures.Figure("lost", lambda r: str(r["lost"])),))
+    for module in (run, figures):
+        monkeypatch.setattr(module, "BENCHMARKS", (small,))
+    for name, path in (("REPOSITORY", ""), ("RESULTS", "results"), ("PAGE", "page.md")):
+        monkeypatch.setattr(run, name, tmp_path / path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit, match="failed: small ended with 1"):
+        run.main()
+    page = (tmp_path / "page.md").read_text()
+    assert "`python benchmarks/small.py` (ended with 1), " in page
+    assert "| lost | 2 |" in page
+
+
+@pytest.fixture
+def kill_steps(run):
+    import kill_steps
+
+    return kill_steps
+
+
+CLEAN = {"half_results": [], "mlflow_runs": [], "prefect_flow_runs": [], "servers": []}
+
+
+@pytest.mark.parametrize(
+    ("ends", "missing", "shown"),
+    [
+        ({"all": ([], CLEAN)}, 0, ("0 of 100", "0", "0")),
+        ({"all": (["a", "b", "c"], CLEAN)}, 0, ("3 of 100", "0", "0")),
+        ({"one": (["a", "b"], CLEAN), "other": (["a"], CLEAN)}, 0, ("3 of 200", "0", "0")),
+        ({"all": ([], CLEAN | {"servers": ["7 x"], "half_results": ["y"]})}, 0,
+         ("0 of 100", "0", "2")),
+        ({"all": ([], CLEAN)}, 1, ("0 of 100", "data", "0")),
+    ],
+)  # fmt: skip
+def test_all_that_kills_have_changed_is_counted(kill_steps, figures, ends, missing, shown):
+    found = kill_steps.summary(list(kill_steps.POINTS)[missing:], 100, ends)
+    assert kill_steps.is_well(found) == (shown == ("0 of 100", "0", "0"))
+    (benchmark,) = (one for one in figures.BENCHMARKS if one.name == "kill_steps")
+    assert tuple(one.value(found) for one in benchmark.figures) == shown
+
+
 def test_a_name_that_is_none_is_refused():
     done = subprocess.run(
         [sys.executable, FOLDER / "run.py", "fast"], capture_output=True, text=True
