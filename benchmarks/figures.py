@@ -93,6 +93,13 @@ def _best(result: Result, model: str, whose: str) -> str:
     )  # fmt: skip
 
 
+def _reached(same: dict[str, Any]) -> str:
+    seconds = same["ours_seconds"]
+    return f"not reached: {same['ours_N@10']:.3f} of {same['N@10']:.3f}" if seconds is None else (
+        f"{seconds:,.0f} s"
+    )  # fmt: skip
+
+
 def _left_behind(result: Result) -> int:
     return sum(len(its) for kinds in result["left_behind"].values() for its in kinds.values())
 
@@ -220,7 +227,7 @@ BENCHMARKS = (
                    lambda r: f"{r['peer']}: {r['peer_per_second'] or 0:,}"
                    if r["peer_per_second"] else "not measured", "3 times RecTools"),
             Figure("to the best validation NDCG@10 of the peer",
-                   lambda r: f"{r['same_ndcg']['ours_seconds']:,.0f} s",
+                   lambda r: _reached(r["same_ndcg"]),
                    lambda r: f"{r['peer']}: {r['same_ndcg']['peer_seconds']:,.0f} s",
                    "a third of RecTools' time"),
             Figure("growth: seconds per 1,000 users",

@@ -4,8 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+
+from hymirec.inputs import IndexedHistory
+from hymirec.splits import LeaveLastSplit
 
 FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
 
@@ -109,6 +114,48 @@ def test_all_that_kills_have_changed_is_counted(kill_steps, figures, ends, missi
     assert kill_steps.is_well(found) == (shown == ("0 of 100", "0", "0"))
     (benchmark,) = (one for one in figures.BENCHMARKS if one.name == "kill_steps")
     assert tuple(one.value(found) for one in benchmark.figures) == shown
+
+
+@pytest.fixture
+def training(run):
+    import training
+
+    return training
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "shown"),
+    [
+        ([0.2, 0.5, 0.4], [0.1, 0.3, 0.6, 0.7], "30 s"),
+        ([0.2, 0.5, 0.4], [0.1, 0.3, 0.4], "not reached: 0.400 of 0.500"),
+        ([0.0], [0.0], "10 s"),
+    ],
+)
+def test_what_was_never_reached_has_no_time(training, figures, monkeypatch, theirs, ours, shown):
+    histories = [np.array([1, 2, 3, 1, 2]), np.array([1, 2, 3, 4, 1])]
+    split = LeaveLastSplit([IndexedHistory.of(items) for items in histories])
+    asked, clock, scores = [], iter(range(0, 10_000, 10)), iter(ours)
+
+    def rank(model, cases):
+        asked.append([case.user for case in cases])
+        return next(scores)
+
+    def train(model, examples, collate, validate, config, **_):
+        for _ in ours:
+            validate()
+
+    def peer(*_, **__):
+        return [{"N@10": score, "seconds": 7.0 * n} for n, score in enumerate(theirs, 1)]
+
+    monkeypatch.setattr(training, "epochs_of_peer", peer)
+    monkeypatch.setattr(training, "rank_cases", rank)
+    monkeypatch.setattr(training, "summarise", lambda score: {"N@10": score})
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    found = training.same_ndcg(split, 4, Path("python"), 3)
+    assert {tuple(users) for users in asked} == {(0,)}  # item 4 of the other is in no training
+    (benchmark,) = (one for one in figures.BENCHMARKS if one.name == "training")
+    assert benchmark.figures[1].value({"same_ndcg": found}) == shown
 
 
 def test_a_name_that_is_none_is_refused():
