@@ -28,7 +28,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from figures import BENCHMARKS, Benchmark, page
+from figures import BENCHMARKS, Benchmark
+from page import page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
