@@ -35,7 +35,7 @@ def report(
     for outcome, window in zip(outcomes, windows, strict=True):
         lines.append(_line(outcome, suffered[id(window)], began))
     lines += ["", *(_promise(one) for one in found.values())]
-    red = sum(not one.green for one in (*outcomes, *found.values()))
+    red = _red_lines(outcomes, found)
     lines += ["", f"red: {red} lines" if red else "all green"]
     return "\n".join(lines)
 
@@ -74,7 +74,11 @@ def result(
 
 def is_green(outcomes: Sequence[Outcome], found: dict[str, Found]) -> bool:
     """Whether no line is red."""
-    return all(one.green for one in (*outcomes, *found.values()))
+    return not _red_lines(outcomes, found)
+
+
+def _red_lines(outcomes: Sequence[Outcome], found: dict[str, Found]) -> int:
+    return [*(one.green for one in outcomes), *(one.green for one in found.values())].count(False)
 
 
 def _because(requests: Sequence[Request], windows: Sequence[Window]) -> dict[str, int]:
