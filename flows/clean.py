@@ -13,14 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.monitoring.baseline import BASELINE
 from flows.registry.served import FETCHED
 from flows.steps.data import DATA
 from flows.steps.train import EVALUATION, RECOMMENDER
+from flows.tasks import PROMOTE
 from flows.validation.admission import VALIDATE
 from hymirec.home import Home
 
-KEPT = (f"{DATA}-", f"{VALIDATE}-")
-"""Of a few bytes, and they say which data is which."""
+KEPT = tuple(f"{name}-" for name in (DATA, VALIDATE, PROMOTE, BASELINE))
+"""Small, and not to be had again: which data is which, which version was given its alias once (from
+which somebody may have gone back), what the histories were when a version was first looked at."""
 
 REPORTS = (RECOMMENDER, EVALUATION)
 """Steps whose reports MLflow has with a pipeline's runs; of benchmarks nobody reads them later."""

@@ -42,6 +42,7 @@ from hymirec.recipes import Recipe, get_recipe
 
 log = logging.getLogger(__name__)
 
+PROMOTE = "promote"
 REPORT = "data_report"
 Tuning = Literal["full", "lora", "frozen"]
 
@@ -255,7 +256,7 @@ def promote_task(home: Home, version: int, evaluation: StepResult, run_id: str) 
 
     with component_run(run_id, "promote") as own:
         inputs = {"version": version, "registered": found.creation_timestamp}
-        done = run_step(home, "promote", inputs, work)
+        done = run_step(home, PROMOTE, inputs, work)
         log_step(own, done)
         _set_tags(own, {"standing": standing_of(version, done)})
     return done

@@ -69,8 +69,8 @@ def test_what_changes_meanwhile_is_in_use(home):
     assert names(home) == []
 
 
-def test_notes_of_which_data_is_which_stay(home):
-    for name in ("data", "validate"):
+def test_what_would_not_come_out_the_same_again_stays(home):
+    for name in ("data", "validate", "promote", "baseline"):
         done(home, name, days=400)
     (home.data / "0123").mkdir()
     age(home.data / "0123", 400)
