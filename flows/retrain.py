@@ -99,12 +99,14 @@ def _carry_over(home: Home, served: ServedVersion, alias: str) -> None:
 
 
 def _as_trained(home: Home, served: ServedVersion) -> dict[str, Any]:
-    """Recipe and text model of a version, as the pipeline's arguments."""
+    """Recipe, seed and text model of a version, as the pipeline's arguments."""
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     # Not of its run: that of a refitted codebook trained nothing.
     params = client.get_logged_model(served.version.tags[ENCODER_MODEL_TAG]).params
     source = params.get("encoder.backbone.pretrained.source", "")
-    arguments = {"recipe": served.info["recipe"]}
+    arguments: dict[str, Any] = {"recipe": served.info["recipe"]}
+    if seed := params.get("first_training.seed", ""):
+        arguments["seed"] = int(seed)  # one for all trainings
     if source:
         tuning = params["encoder.backbone.pretrained.tuning"]
         arguments |= {"backbone": source, "tuning": tuning}
