@@ -31,7 +31,7 @@ def test_before_and_after_are_asked_of_the_version_s_own_data(monkeypatch):
     times = pd.to_datetime([1, 2, 3, 4], unit="s", utc=True)
     table = {"user_id": ["u"] * 4, "item_id": ["a", "c", "b", "new"], "timestamp": times}
     dataset = SimpleNamespace(interactions=pd.DataFrame(table))
-    asked = {}
+    vectors, asked = torch.arange(5.0).unsqueeze(1), {}  # row 0 is padding
 
     def ask(model, cases):
         asked[getattr(model, "name", "popularity")] = cases
@@ -40,7 +40,6 @@ def test_before_and_after_are_asked_of_the_version_s_own_data(monkeypatch):
     monkeypatch.setattr(recode, "rank_cases", ask)
     for name, add in (("before", 0), ("after", 10)):
         book = SimpleNamespace(encode=lambda vectors, add=add: (vectors + add).byte())
-        vectors = torch.arange(5.0).unsqueeze(1)  # row 0 is padding
         model = SimpleNamespace(name=name, codebook=book, item_vectors=lambda: vectors)
         package = SimpleNamespace(
             model=model,
