@@ -18,7 +18,6 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from prefect import flow
 
 from flows.steps.contender import (
@@ -31,7 +30,7 @@ from flows.steps.data import DataRef, ingest, read_ref
 from flows.tracking.record import (
     log_metrics,
     log_parameters,
-    source_commit,
+    tags_below,
 )
 from flows.tracking.runs import flow_run, step
 from flows.validation.admission import admit
@@ -299,10 +298,9 @@ def _contender_run(
 ) -> Iterator[str]:
     """A run below the benchmark's for one training, all settings logged; FAILED if it raises."""
     client = mlflow.MlflowClient()
-    tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_GIT_COMMIT: source_commit(),
-            "data.digest": data.digest, **tags}  # fmt: skip
-    experiment = client.get_run(parent).info.experiment_id
-    run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+    above = client.get_run(parent)
+    tags = {**tags_below(above), "data.digest": data.digest, **tags}
+    run_id = client.create_run(above.info.experiment_id, run_name=name, tags=tags).info.run_id
     status = "FAILED"
     try:
         settings = {f"split.{name}": value for name, value in split.model_dump().items()}

@@ -30,7 +30,9 @@ TRAINING, VALIDATION, PUBLICATION = "pipeline", "validate", "publish-features"
 """Locks of whole flows: of those that train or register, of `validate`, of `publish-features`."""
 DATA, STORES, MONITOR = "data", "stores", "monitor"
 """Locks of what flows of any kind write to, held for the time of writing."""
-KINDS = (TRAINING, VALIDATION, PUBLICATION, DATA, STORES, MONITOR)
+GATE = "gate"
+"""Lock of who passes the gate: one at a time, whose servers are timed."""
+KINDS = (TRAINING, VALIDATION, PUBLICATION, DATA, STORES, MONITOR, GATE)
 FOREVER = math.inf
 
 _SECONDS_BETWEEN_TRIES = 0.2

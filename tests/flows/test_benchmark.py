@@ -4,6 +4,7 @@ import mmap
 import time
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +12,11 @@ import torch
 
 from flows import benchmark
 from flows.benchmark import contenders, tuned
+from flows.runtime.settings import EXPERIMENT
 from flows.steps.contender import Contender, inputs_of, text_models, with_transitions
 from flows.steps.data import DataRef
 from flows.steps.results import StepResult, measured
+from flows.tracking.record import FLOW_RUN_TAG, LOCK_TAG, close_killed
 from hymirec.display import show_trials
 from hymirec.errors import DivergedError, UsageError
 from hymirec.evaluation.protocol import rank_cases
@@ -93,6 +96,17 @@ def test_text_models_are_found_wherever_they_stand():
     settings = {"writer": "w", "encoder": {"backbone": {"pretrained": {"source": "a"}}}, "b": 1}
     assert text_models(settings) == {"w", "a"}
     assert text_models(get_baseline("hllm", TINY).model_dump(mode="json")) == set()
+
+
+def test_a_contender_of_a_killed_benchmark_ends_with_it(home_with_store):
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment(EXPERIMENT, home_with_store.artifact_uri)
+    tags = {"flow": "benchmark", FLOW_RUN_TAG: "", LOCK_TAG: "pipeline"}
+    parent = client.create_run(experiment, tags=tags).info.run_id
+    data, recipe = DataRef("world", Path(), "0123"), get_baseline("sasrec", TINY)
+    with benchmark._contender_run("SASRec", data, LEAVE_LAST, recipe, parent, {}) as own:
+        close_killed(home_with_store, "pipeline")
+        assert {client.get_run(run).info.status for run in (parent, own)} == {"KILLED"}
 
 
 def test_a_rate_at_which_a_model_diverges_has_lost_and_ends_nothing(monkeypatch, caplog, capsys):

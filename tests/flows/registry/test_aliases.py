@@ -9,8 +9,9 @@ from mlflow.exceptions import MlflowException
 from features import online
 from features.logs.audit_log import FORCED, NOTICED, PROMOTION, ROLLBACK
 from flows.registry.aliases import Aliases
-from flows.registry.promote import place_new
+from flows.registry.promote import place_new, promote_version
 from flows.registry.served import served_versions
+from flows.runtime.locks import alone_in
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
@@ -50,6 +51,30 @@ def test_a_move_is_made_and_recorded(aliases):
     with pytest.raises(UsageError, match="champion has become version 2 meanwhile, it was 1"):
         aliases.move("champion", "3", PROMOTION, reason="late", expected="1")
     assert aliases.history() == [entry]
+
+
+def test_who_passes_the_gate_is_alone_and_ends_the_run_of_a_gate_that_was_killed(home, monkeypatch):
+    client = MlflowClient()
+    experiment = client.create_experiment("hymirec", home.artifact_uri)
+
+    def passing(*_):
+        (run,) = client.search_runs([experiment], "attributes.status = 'RUNNING'")
+        if killed:
+            (gone,) = killed
+            assert client.get_run(gone).info.status == "KILLED"
+            assert run.info.run_id != gone
+        else:
+            killed.append(run.info.run_id)
+            with pytest.raises(UsageError, match="another gate"), alone_in(home, "gate"):
+                pass
+        raise HymirecError("it ends here")
+
+    killed = []
+    monkeypatch.setattr("flows.gate.passage.pass_gate", passing)
+    for _ in range(2):
+        with pytest.raises(HymirecError, match="it ends here"):
+            promote_version(home, "2", "champion", None)
+        client.update_run(killed[0], "RUNNING")  # as if nobody had been left to end it
 
 
 def test_a_registry_that_is_away_is_not_taken_for_an_empty_one(aliases, monkeypatch):
