@@ -3,6 +3,7 @@
 import mmap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from flows import benchmark
 from flows.benchmark import contenders, tuned
 from flows.runtime.settings import EXPERIMENT
+from flows.steps import contender as module
 from flows.steps.contender import Contender, inputs_of, text_models, with_transitions
 from flows.steps.data import DataRef
-from flows.steps.results import StepResult, measured
+from flows.steps.results import StepResult, measured, step_digest
 from flows.tracking.record import FLOW_RUN_TAG, LOCK_TAG, close_killed
 from hymirec.display import show_trials
 from hymirec.errors import DivergedError, UsageError
@@ -154,6 +156,37 @@ def test_transitions_are_weighed_once_and_never_saved_with_the_model(tmp_path):
         assert found.steps[-1].skipped == is_there
         assert rank_cases(found.model, LEAVE_LAST.of(histories).test).max() == 1
     assert rank_cases(contender().model, LEAVE_LAST.of(histories).test).max() > 1
+
+
+def test_other_code_of_a_step_makes_it_another(monkeypatch):
+    steps = {}
+
+    def note(home, name, inputs, *_):
+        steps.setdefault(name, set()).add(step_digest(name, inputs))
+        raise DivergedError("not at all")
+
+    monkeypatch.setattr(module, "run_step", note)
+    monkeypatch.setattr(module, "run_training_step", note)
+    items, events = pd.DataFrame({"item_id": []}), pd.DataFrame({"item_id": [], "user_id": []})
+    events["timestamp"] = pd.to_datetime([], unit="s", utc=True)
+    table = SimpleNamespace(items=items, interactions=events)
+    data = SimpleNamespace(digest="0123", read=lambda: table)
+    done = StepResult("sasrec", Path(), "0123", skipped=False)
+    trained = Contender(SASRec.__new__(SASRec), 1, (done,), [], [])
+    recipe = get_baseline("sasrec", TINY)
+    for code in ("one", "another"):
+        monkeypatch.setattr(module, "source_digest", lambda *_, code=code: code)
+        for step in (
+            lambda: module.train_contender(None, data, LEAVE_LAST, recipe, "run"),
+            lambda: module.validate_contender(None, LEAVE_LAST, trained),
+            lambda: module.evaluate_contender(None, data, LEAVE_LAST, "SASRec", 0, trained),
+            lambda: with_transitions(None, LEAVE_LAST, TransitionConfig(), trained),
+        ):
+            with pytest.raises(DivergedError, match="not at all"):
+                step()
+    assert {name: len(digests) for name, digests in steps.items()} == dict.fromkeys(
+        ("sasrec", "benchmark-validation", "benchmark-evaluation", "benchmark-transitions"), 2
+    )
 
 
 def test_cost_is_seconds_and_the_most_memory_meanwhile():
