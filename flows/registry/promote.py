@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 GATE_METRIC = "R@10"
 
-Standing = Literal["champion", "challenger", "refused"]
+Placed = Literal["champion", "challenger", "refused"]
 """What has become of a new version: it answers, it waits to be promoted, or neither."""
 
 
 def place_new(
     home: Home, version: ModelVersion, metrics: Mapping[str, float], popularity: Mapping[str, float]
-) -> Standing:
+) -> Placed:
     """Judge a new version by the floor: the first that passes is champion, later ones wait.
 
     Which of two versions is to answer is `promote_version`'s to decide, by a comparison.
@@ -52,7 +52,7 @@ def place_new(
         return _placed(aliases, version, passed=passed, reason=reason)
 
 
-def _placed(aliases: Aliases, version: ModelVersion, *, passed: bool, reason: str) -> Standing:
+def _placed(aliases: Aliases, version: ModelVersion, *, passed: bool, reason: str) -> Placed:
     number = str(version.version)
     aliases.notice()
     champion = aliases.get(CHAMPION)

@@ -1,17 +1,22 @@
 """Aliases of a real registry: moved, rolled back, moved behind our back; all of it recorded."""
 
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from features import online
-from features.logs.audit_log import FORCED, NOTICED, PROMOTION, ROLLBACK
+from features.logs.audit_log import FORCED, NOMINATION, NOTICED, PROMOTION, ROLLBACK
 from flows.registry.aliases import Aliases
 from flows.registry.promote import place_new, promote_version
 from flows.registry.served import served_versions
 from flows.runtime.locks import alone_in
+from flows.steps.results import StepResult
+from flows.tasks import Standing, standing_of
+from hymirec.display import show_metrics
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
@@ -51,6 +56,21 @@ def test_a_move_is_made_and_recorded(aliases):
     with pytest.raises(UsageError, match="champion has become version 2 meanwhile, it was 1"):
         aliases.move("champion", "3", PROMOTION, reason="late", expected="1")
     assert aliases.history() == [entry]
+
+
+def test_a_version_that_passed_and_lost_its_alias_is_said_to_have_passed(aliases, tmp_path, capsys):
+    judged = StepResult("promote", tmp_path, "0123", skipped=True)
+    (tmp_path / "standing.json").write_text('"challenger"')
+    promote(aliases, "1")
+    aliases.move("challenger", "2", NOMINATION, reason="test")
+    found = [standing_of(version, judged) for version in (1, 2, 3)]
+    assert found == ["champion", "challenger", "passed"]
+    (tmp_path / "standing.json").write_text('"refused"')
+    assert standing_of(3, judged) == "refused"
+    assert set(get_args(Standing)) == {*found, "refused"}
+    none = dict.fromkeys(("R@10", "R@50", "R@200", "N@10", "N@50", "N@200"), 0.0)
+    show_metrics(SimpleNamespace(model_version=3, standing="passed", metrics=none, popularity=none))
+    assert "no alias any more: `hymirec promote 3` compares" in capsys.readouterr().out
 
 
 def test_who_passes_the_gate_is_alone_and_ends_the_run_of_a_gate_that_was_killed(home, monkeypatch):
