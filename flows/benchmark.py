@@ -20,6 +20,7 @@ import mlflow
 import pandas as pd
 from prefect import flow
 
+from flows.runtime.locks import DATA, FOREVER, alone_in
 from flows.steps.contender import (
     evaluate_contender,
     train_contender,
@@ -156,9 +157,10 @@ def benchmark(
     with flow_run(place, "benchmark", run_name=f"benchmark {size.name}") as run:
         run_id = run.run_id
         mlflow.set_tag(BENCHMARK_TAG, "true")
-        ref = ingest(place, data, min_events=min_events)
-        # What is served is published of the latest data, and is not to become a benchmark's.
-        ref = read_ref(place, admit(place, ref, run_id, as_latest=False))
+        with alone_in(place, DATA, wait_seconds=FOREVER):
+            ref = ingest(place, data, min_events=min_events)
+            # What is served is published of the latest data, and is not to become a benchmark's.
+            ref = read_ref(place, admit(place, ref, run_id, as_latest=False))
         log_parameters(
             run_id,
             {"data.name": ref.name, "data.digest": ref.digest, "recipe": recipe, "seeds": seeds,

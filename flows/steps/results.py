@@ -85,7 +85,7 @@ def run_step(
     (output / COST).write_text(json.dumps(cost))
     seal(output)
     output.rename(final)
-    shutil.rmtree(partial)
+    shutil.rmtree(partial, ignore_errors=True)  # who finds the result clears this, too
     log.info("%s: done in %.1f s", name, cost["seconds"])
     return StepResult(name, final, digest, skipped=False)
 

@@ -13,6 +13,7 @@ import torch
 
 from flows import benchmark
 from flows.benchmark import contenders, tuned
+from flows.runtime.locks import DATA, alone_in
 from flows.runtime.settings import EXPERIMENT
 from flows.steps import contender as module
 from flows.steps.contender import Contender, inputs_of, text_models, with_transitions
@@ -20,7 +21,7 @@ from flows.steps.data import DataRef
 from flows.steps.results import StepResult, measured, step_digest
 from flows.tracking.record import FLOW_RUN_TAG, LOCK_TAG, close_killed
 from hymirec.display import show_trials
-from hymirec.errors import DivergedError, UsageError
+from hymirec.errors import DataError, DivergedError, UsageError
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.home import Home
 from hymirec.inputs import IndexedHistory
@@ -98,6 +99,23 @@ def test_text_models_are_found_wherever_they_stand():
     settings = {"writer": "w", "encoder": {"backbone": {"pretrained": {"source": "a"}}}, "b": 1}
     assert text_models(settings) == {"w", "a"}
     assert text_models(get_baseline("hllm", TINY).model_dump(mode="json")) == set()
+
+
+def test_nobody_else_writes_a_benchmark_s_data_meanwhile(home_with_store, monkeypatch):
+    asked = []
+
+    def held(*_, **options):
+        with pytest.raises(UsageError, match="another data"), alone_in(home_with_store, DATA):
+            pass
+        asked.append(options)
+        if "as_latest" in options:
+            raise DataError("it ends here")
+
+    for name in ("ingest", "admit"):
+        monkeypatch.setattr(benchmark, name, held)
+    with pytest.raises(DataError, match="it ends here"):
+        benchmark.benchmark.fn(Path(), home_with_store.root, "tiny", ["last_item"])
+    assert asked == [{"min_events": 1}, {"as_latest": False}]
 
 
 def test_a_contender_of_a_killed_benchmark_ends_with_it(home_with_store):
