@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import epochs_of_peer
+from peers import cases_of_peer, epochs_of_peer
 from training import histories_of
 
 from hymirec.evaluation.metrics import summarise
@@ -55,9 +55,7 @@ def ours(name: str, split: LeaveLastSplit, num_items: int, num_epochs: int) -> d
     """Train one of ours; its best epoch."""
     model = make(name, split, num_items)
     examples = model.examples(split.training)
-    counts = count_items(split.training, num_items)
-    # The peers know no item but those of training.
-    cases = [case for case in split.validation if counts[case.target] > 0]
+    cases = cases_of_peer(split)
     started, validating, found = time.perf_counter(), 0.0, []
 
     def validate() -> dict[str, float]:

@@ -54,6 +54,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="of injuries")
     parser.add_argument("--keep", type=Path, help="an empty folder to leave logs and report in")
     arguments = parser.parse_args()
+    known = [one.name for one in INJURIES]
+    if unknown := sorted(set(arguments.only) - set(known)):
+        named = ", ".join(map(repr, unknown))
+        parser.error(f"no injury is called {named}; there are {', '.join(known)}")
     for sign in (signal.SIGINT, signal.SIGTERM):  # what was started is stopped on the way out
         signal.signal(sign, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="hostile-day") as scratch:

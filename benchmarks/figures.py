@@ -19,12 +19,14 @@ class Figure:
         value: of a result.
         peer: what stands beside it: a text, or of the same result.
         goal: what it is to reach; empty where none was set.
+        met: whether a result reaches the goal.
     """
 
     what: str
     value: Callable[[Result], str]
     peer: str | Callable[[Result], str] = ""
     goal: str = ""
+    met: Callable[[Result], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,55 @@ def _rows(result: Result, **wanted: Any) -> list[dict[str, Any]]:
     return [row for row in result["rows"] if all(row.get(k) == v for k, v in wanted.items())]
 
 
-def _speedups(result: Result, width: int) -> str:
-    found = [row["speedup"] for row in _rows(result, d=width)]
-    return f"{min(found):g} to {max(found):g} times"
+def _row(result: Result, **wanted: Any) -> dict[str, Any]:
+    (row,) = _rows(result, **wanted)
+    return row
+
+
+def _speedups(result: Result, width: int) -> list[float]:
+    return [row["speedup"] for row in _rows(result, d=width)]
+
+
+def _least_to_most(speedups: list[float]) -> str:
+    return f"{min(speedups):g} to {max(speedups):g} times"
 
 
 def _codes(result: Result, method: str) -> str:
-    (row,) = _rows(result, method=method, bytes=9)
+    row = _row(result, method=method, bytes=9)
     return f"{row['cosine']:.3f} in {row['train_encode_seconds']:.1f} s"
 
 
+def _codes_are_ahead(result: Result) -> bool:
+    ours, residual, product = (
+        _row(result, method=method, bytes=9) for method in ("ours", "faiss_rq", "faiss_pq")
+    )
+    seconds = "train_encode_seconds"
+    return (
+        ours["cosine"] > max(residual["cosine"], product["cosine"])
+        and ours[seconds] <= residual[seconds] / 10
+    )  # fmt: skip
+
+
 def _read(result: Result, store: str, events: int, key: str = "p50_ms") -> str:
-    (row,) = _rows(result, store=store, events=events)
-    return f"{row[key]:.2f} ms"
+    return f"{_row(result, store=store, events=events)[key]:.2f} ms"
+
+
+def _reads_as_fast(result: Result, store: str, events: int) -> bool:
+    row = _row(result, store=store, events=events)
+    return bool(row["p50_ms"] <= round(row["raw_p50_ms"] + 0.3, 9))
 
 
 def _answers(row: dict[str, Any]) -> str:
     return f"{row['p50_ms']:.1f} and {row['p99_ms']:.1f} ms, {row['rps']:,.0f} a second"
+
+
+def _quick_alone(result: Result) -> bool:
+    return bool(_row(result, clients=1)["p50_ms"] <= 4 * result["noop"]["p50_ms"])
+
+
+def _even_among_eight(result: Result) -> bool:
+    row = _row(result, clients=8)
+    return bool(row["p99_ms"] <= 3 * row["p50_ms"])
 
 
 def _recall(result: Result, which: str) -> str:
@@ -86,16 +120,38 @@ def _parts(result: Result) -> str:
 
 
 def _best(result: Result, model: str, whose: str) -> str:
-    (row,) = _rows(result, model=model)
-    found = row[whose]
+    found = _row(result, model=model)[whose]
     return "not measured" if found is None else (
         f"{found['N@10']:.3f} after {found['seconds']:.0f} s"
     )  # fmt: skip
 
 
+def _is_no_weaker(result: Result, model: str) -> bool:
+    row = _row(result, model=model)
+    return bool(row["ours"]["N@10"] >= row["theirs"]["N@10"])
+
+
+def _reached_in_a_third(same: dict[str, Any]) -> bool:
+    seconds = same["ours_seconds"]
+    return seconds is not None and seconds <= same["peer_seconds"] / 3
+
+
+def _reached(same: dict[str, Any]) -> str:
+    seconds = same["ours_seconds"]
+    return f"not reached: {same['ours_N@10']:.3f} of {same['N@10']:.3f}" if seconds is None else (
+        f"{seconds:,.0f} s"
+    )  # fmt: skip
+
+
+def _left_behind(result: Result) -> int:
+    return sum(len(its) for kinds in result["left_behind"].values() for its in kinds.values())
+
+
 def _slowest(result: Result) -> str:
-    known = {name: seconds for name, seconds in result["recoveries"].items() if seconds}
-    name, seconds = max(known.items(), key=lambda one: one[1])
+    recoveries = result["recoveries"]
+    if never := [name for name, seconds in recoveries.items() if seconds is None]:
+        return f"never ({', '.join(never)})"
+    name, seconds = max(recoveries.items(), key=lambda one: one[1])
     return f"{seconds:g} s ({name})"
 
 
@@ -103,11 +159,14 @@ BENCHMARKS = (
     Benchmark(
         "dmil",
         (
-            Figure("multi-interest loss, 128 dimensions", lambda r: _speedups(r, 128),
-                   "a loop over samples with SciPy's assignment: 1", "20 times"),
-            Figure("the same, 2,048 dimensions", lambda r: _speedups(r, 2048), "1", "20 times"),
+            Figure("multi-interest loss, 128 dimensions",
+                   lambda r: _least_to_most(_speedups(r, 128)),
+                   "a loop over samples with SciPy's assignment: 1", "20 times",
+                   lambda r: min(_speedups(r, 128)) >= 20),
+            Figure("the same, 2,048 dimensions", lambda r: _least_to_most(_speedups(r, 2048)), "1",
+                   "20 times", lambda r: min(_speedups(r, 2048)) >= 20),
             Figure("share of a training step", lambda r: f"{100 * r['share_of_step']:.1f} %",
-                   goal="5 % at most"),
+                   goal="5 % at most", met=lambda r: r["share_of_step"] <= 0.05),
         ),
     ),
     Benchmark(
@@ -117,19 +176,21 @@ BENCHMARKS = (
                    lambda r: _codes(r, "ours"),
                    lambda r: f"FAISS's residual quantiser {_codes(r, 'faiss_rq')}, product "
                              f"quantiser {_codes(r, 'faiss_pq')}",
-                   "ahead of both; a tenth of the residual quantiser's time"),
+                   "ahead of both; a tenth of the residual quantiser's time", _codes_are_ahead),
             Figure("the paper's codebook, nine bytes", lambda r: _codes(r, "paper")),
             Figure("embeddings of 2,048 float32 over codes",
-                   lambda r: f"{r['compression_2048d']:g} times", "1", "300 times"),
+                   lambda r: f"{r['compression_2048d']:g} times", "1", "300 times",
+                   lambda r: r["compression_2048d"] >= 300),
             Figure("R@10 with codes over without", lambda r: f"{r['r10_codes_over_exact']:.3f}",
-                   "1", "0.99"),
+                   "1", "0.99", lambda r: r["r10_codes_over_exact"] >= 0.99),
         ),
     ),
     Benchmark(
         "baselines",
         tuple(
             Figure(f"our {model}, best validation NDCG@10", lambda r, m=model: _best(r, m, "ours"),
-                   lambda r, m=model, p=peer: f"{p} {_best(r, m, 'theirs')}", "no weaker")
+                   lambda r, m=model, p=peer: f"{p} {_best(r, m, 'theirs')}", "no weaker",
+                   lambda r, m=model: _is_no_weaker(r, m))
             for model, peer in (("SASRec", "RecTools"), ("GRU4Rec", "RecBole"))
         ),
         has_peer=True,
@@ -149,12 +210,14 @@ BENCHMARKS = (
                 Figure(f"reading one user's {events:,} events, {store}",
                        lambda r, s=store, e=events: _read(r, s, e),
                        lambda r, s=store, e=events: "raw " + _read(r, s, e, "raw_p50_ms"),
-                       "0.3 ms over it at most")
+                       "0.3 ms over it at most",
+                       lambda r, s=store, e=events: _reads_as_fast(r, s, e))
                 for store in ("sqlite", "redis")
                 for events in (50, 500, 2000)
             ),
             Figure("bytes of 2,000 embeddings over a row",
-                   lambda r: f"{r['bytes_ratio_vs_embeddings']:g} times", "1", "300 times"),
+                   lambda r: f"{r['bytes_ratio_vs_embeddings']:g} times", "1", "300 times",
+                   lambda r: r["bytes_ratio_vs_embeddings"] >= 300),
         ),
         options=("--publication",),
     ),
@@ -163,12 +226,13 @@ BENCHMARKS = (
         (
             *(
                 Figure(f"an answer, p50 and p99 at {clients} clients",
-                       lambda r, c=clients: _answers(_rows(r, clients=c)[0]),
-                       (lambda r: "MLflow serving nothing " + _answers(r["noop"]))
-                       if clients == 1 else "",
-                       {1: "p50 4 times that at most", 8: "p99 3 times p50 at most"}.get(
-                           clients, ""))
-                for clients in (1, 8, 32)
+                       lambda r, c=clients: _answers(_row(r, clients=c)), peer, goal, met)
+                for clients, peer, goal, met in (
+                    (1, lambda r: "MLflow serving nothing " + _answers(r["noop"]),
+                     "p50 4 times that at most", _quick_alone),
+                    (8, "", "p99 3 times p50 at most", _even_among_eight),
+                    (32, "", "", None),
+                )
             ),
             Figure("p50 with 2,000 events over 50",
                    lambda r: f"{r['latency_2000_over_50_events']:g} times"),
@@ -190,7 +254,8 @@ BENCHMARKS = (
                    lambda r: f"interleaving: {r['users_needed']['interleaving']:,}",
                    lambda r: f"the A/B test: {r['users_needed']['ab']:,} "
                              f"(true lift {r['true_lift']:+.0%})",
-                   "a fifth"),
+                   "a fifth",
+                   lambda r: r["users_needed"]["interleaving"] <= r["users_needed"]["ab"] / 5),
         ),
     ),
     Benchmark(
@@ -214,11 +279,12 @@ BENCHMARKS = (
         (
             Figure("our SASRec, interactions a second", lambda r: f"{r['ours_per_second']:,}",
                    lambda r: f"{r['peer']}: {r['peer_per_second'] or 0:,}"
-                   if r["peer_per_second"] else "not measured", "3 times RecTools"),
+                   if r["peer_per_second"] else "not measured", "3 times RecTools",
+                   lambda r: r["ours_per_second"] >= 3 * r["peer_per_second"]),
             Figure("to the best validation NDCG@10 of the peer",
-                   lambda r: f"{r['same_ndcg']['ours_seconds']:,.0f} s",
+                   lambda r: _reached(r["same_ndcg"]),
                    lambda r: f"{r['peer']}: {r['same_ndcg']['peer_seconds']:,.0f} s",
-                   "a third of RecTools' time"),
+                   "a third of RecTools' time", lambda r: _reached_in_a_third(r["same_ndcg"])),
             Figure("growth: seconds per 1,000 users",
                    lambda r: _growing(r, "seconds_per_1k_users")),
             Figure("growth: MiB at the peak", lambda r: _growing(r, "peak_mib")),
@@ -256,8 +322,15 @@ BENCHMARKS = (
         "kill_steps",
         (
             Figure("digests that differ after the pipeline was killed and went on",
-                   lambda r: f"{len(r['differing'])} of {r['compared']}",
-                   lambda r: f"killed at {len(r['killed_at'])} points", "0"),
+                   lambda r: f"{sum(map(len, r['differing'].values()))} of {r['compared']}",
+                   lambda r: f"killed at {len(r['killed_at'])} points", "0",
+                   lambda r: not r["differing"]),
+            Figure("points at which it was to be killed and was not",
+                   lambda r: ", ".join(r["not_reached"]) or "0", goal="0",
+                   met=lambda r: not r["not_reached"]),
+            Figure("half results, runs that seem to go on and servers left behind",
+                   lambda r: f"{_left_behind(r)}", goal="0",
+                   met=lambda r: _left_behind(r) == 0),
         ),
         has_quick=False,
     ),
@@ -267,67 +340,29 @@ BENCHMARKS = (
             Figure("events acknowledged on a hostile day: lost and doubled",
                    lambda r: f"{r['lost']} and {r['doubled']} of {r['events_acknowledged']:,}",
                    lambda r: f"{len(r['recoveries'])} injuries in {r['minutes']:g} minutes",
-                   "0 and 0"),
+                   "0 and 0",
+                   lambda r: r["lost"] == r["doubled"] == 0 < r["events_acknowledged"]),
             Figure("users moved between variants, answers of a wrong version",
-                   lambda r: f"{r['moved_users']} and {r['wrong_version']}", goal="0 and 0"),
+                   lambda r: f"{r['moved_users']} and {r['wrong_version']}", goal="0 and 0",
+                   met=lambda r: r["moved_users"] == r["wrong_version"] == 0 < r["requests"]),
             Figure("requests that failed", lambda r: f"{r['failed']} of {r['requests']:,}"),
             Figure("longest recovery", _slowest),
+            Figure("injuries got over in time, and promises kept",
+                   lambda r: "all" if r["green"] else "not all", goal="all",
+                   met=lambda r: r["green"]),
         ),
     ),
     Benchmark(
         "unattended",
         (
             Figure("the champion and what answers, after users changed and nobody looked",
-                   lambda r: f"versions {r['champion']} and {r['answering']}", "1 before"),
+                   lambda r: f"versions {r['champion']} and {r['answering']}", "1 before",
+                   "a later one", lambda r: r["answering"] == r["champion"] > 1),
             Figure("trainings asked for while nothing had changed",
-                   lambda r: f"{r['retrains_while_quiet']}", goal="0"),
+                   lambda r: f"{r['retrains_while_quiet']}", goal="0",
+                   met=lambda r: r["retrains_while_quiet"] == 0),
         ),
         has_quick=False,
     ),
 )  # fmt: skip
 """In the order they are run: the short ones first."""
-
-HEAD = (
-    "# Performance\n\n"
-    "<!-- Written by benchmarks/run.py from benchmarks/results/: change it there. -->\n\n"
-    "`make bench` runs all of this again (`make bench BENCH=--quick` in small, "
-    "`python benchmarks/run.py NAME` one of them). A goal is what was asked for before it was "
-    "built. What is marked quick has small sizes and few repeats, and shows that it works rather "
-    "than how well. Load is the number of processes that wanted a core before and after: above "
-    "the number of cores, times are upper bounds.\n\n"
-    "What was measured by hand, with other data and at other times, is in the "
-    "[results](results.md) and the [experiment log](experiments.md).\n"
-)
-
-
-def page(results: dict[str, dict[str, Any]]) -> str:
-    """The page, of what is kept of each benchmark."""
-    text = HEAD
-    for benchmark in BENCHMARKS:
-        text += f"\n## {benchmark.name}\n\n"
-        kept = results.get(benchmark.name)
-        if kept is None:
-            text += f"Not measured yet: `python benchmarks/run.py {benchmark.name}`.\n"
-            continue
-        machine, load = kept["machine"], kept["load"]
-        text += (
-            f"`{kept['command']}`{' (quick)' if kept['quick'] else ''}, {kept['date'][:10]}, "
-            f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']:g} GiB, "
-            f"load {load['before']:g} and {load['after']:g}, {kept['seconds']:,.0f} s\n\n"
-            "| what | | beside it | goal |\n| --- | --- | --- | --- |\n"
-        )
-        for figure in benchmark.figures:
-            value = _shown(figure.value, kept["result"])
-            text += f"| {figure.what} | {value} | {_shown(figure.peer, kept['result'])} | "
-            text += f"{figure.goal} |\n"
-    return text
-
-
-def _shown(value: str | Callable[[Result], str], result: Result) -> str:
-    """A figure as text; – where this result does not have it, as a quick one may not."""
-    if isinstance(value, str):
-        return value
-    try:
-        return value(result)
-    except (KeyError, ValueError, TypeError, IndexError):
-        return "–"

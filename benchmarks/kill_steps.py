@@ -7,7 +7,8 @@ another home, killed at each step in turn and called again, until it ends by its
 `--separately` every kill has a home of its own. Prints one JSON object: where it was killed,
 whether the ends are equal (weights, codes, features offline and online, metrics, the registered
 package, aliases; everything but ids, times and costs), what differs if not, and whether anything
-was left behind: half results, runs that seem to go on, servers.
+was left behind: half results, runs that seem to go on, servers. The exit status is 1 if anything
+differs or was left behind, or a step was not reached.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,9 @@ POINTS = {
 """Where to kill: as soon as a path is in the home, or a line was printed."""
 OF_A_RUN = {"cost.json", "verdict.json", "published.json", "digests.json"}
 """Files that tell of a run, not of its result, and the seal, which is over them too."""
+
+End = tuple[list[str], dict[str, list[str]]]
+"""Of a home that the pipeline was killed in: what differs, and what was left behind."""
 
 
 def run_pipeline(home: Path, data: Path, recipe: str, kill_at: str = "") -> bool:
@@ -166,6 +171,30 @@ def compared(whole: dict[str, str], killed: dict[str, str]) -> list[str]:
     return sorted(name for name in names if whole.get(name) != killed.get(name))
 
 
+def summary(kills: Sequence[str], num_digests: int, ends: Mapping[str, End]) -> dict[str, Any]:
+    """What is printed.
+
+    Args:
+        kills: points at which it was killed.
+        num_digests: of the uninterrupted run, which each end is compared with.
+        ends: by their names, what differs and what was left behind.
+    """
+    differing = {name: names for name, (names, _) in ends.items() if names}
+    return {
+        "killed_at": kills,
+        "not_reached": sorted(POINTS.keys() - set(kills)),
+        "compared": num_digests * len(ends),
+        "equal": not differing,
+        "differing": differing,
+        "left_behind": {name: it for name, (_, it) in ends.items() if any(it.values())},
+    }
+
+
+def is_well(found: Mapping[str, Any]) -> bool:
+    """Whether it was killed everywhere and nobody could tell."""
+    return not (found["differing"] or found["not_reached"] or found["left_behind"])
+
+
 def main() -> None:
     """Run, kill, compare and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -183,7 +212,7 @@ def main() -> None:
         run_pipeline(root / "whole", data, arguments.recipe)
         whole = end_state(root / "whole")
         kills: list[str] = []
-        results: dict[str, Any] = {}
+        results: dict[str, End] = {}
         homes = {point: root / f"killed-{n}" for n, point in enumerate(POINTS)}
         for point, pattern in POINTS.items():
             home = homes[point] if arguments.separately else root / "killed"
@@ -198,20 +227,9 @@ def main() -> None:
             run_pipeline(root / "killed", data, arguments.recipe)
             home = root / "killed"
             results["all in turn"] = compared(whole, end_state(home)), left_behind(home)
-    differing = {name: names for name, (names, _) in results.items() if names}
-    left = {name: it for name, (_, it) in results.items() if any(it.values())}
-    print(
-        json.dumps(
-            {
-                "killed_at": kills,
-                "not_reached": sorted(POINTS.keys() - set(kills)),
-                "compared": len(whole),
-                "equal": not differing,
-                "differing": differing,
-                "left_behind": left,
-            }
-        )
-    )
+    found = summary(kills, len(whole), results)
+    print(json.dumps(found))
+    sys.exit(0 if is_well(found) else 1)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@
     python benchmarks/run.py dmil features   some of them
     python benchmarks/run.py --table         only the page, from the results there are
 
-    benchmarks/results/<name>.json    benchmark, command, quick, date, seconds, machine, load,
-                                      versions, commit, and as `result` what it printed
+    benchmarks/results/<name>.json    benchmark, command, quick, exit status, date, seconds,
+                                      machine, load, versions, commit, and as `result` what it
+                                      printed
 
-Full results and quick ones are kept apart: `<name>.quick.json`. One that fails is named at the end,
-and its earlier result stays.
+Full results and quick ones are kept apart: `<name>.quick.json`. One that fails is named at the end;
+what it has printed is kept all the same, with its exit status, so that the page shows what is red.
+One that printed nothing leaves its earlier result as it was.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from figures import BENCHMARKS, Benchmark, page
+from figures import BENCHMARKS, Benchmark
+from page import page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -38,7 +41,7 @@ def measure(benchmark: Benchmark, *, quick: bool, peer_python: Path | None) -> d
     """Run one benchmark in a process of its own; what is kept of it.
 
     Raises:
-        RuntimeError: it failed, or what it printed last is no JSON.
+        RuntimeError: what it printed last is no JSON object.
     """
     options = ["--quick"] if quick and benchmark.has_quick else list(benchmark.options)
     if benchmark.has_peer and peer_python is not None:
@@ -48,17 +51,19 @@ def measure(benchmark: Benchmark, *, quick: bool, peer_python: Path | None) -> d
     load, started = os.getloadavg()[0], time.monotonic()
     done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     seconds = time.monotonic() - started
-    if done.returncode:
-        raise RuntimeError(f"{benchmark.name} ended with {done.returncode}")
     try:
         result = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        raise RuntimeError(f"{benchmark.name} printed no JSON") from error
+    except (IndexError, ValueError):
+        result = None
+    if not isinstance(result, dict):
+        how = f"ended with {done.returncode}" if done.returncode else "printed no JSON"
+        raise RuntimeError(f"{benchmark.name} {how}")
     return {
         "benchmark": benchmark.name,
         # As anybody would type it: where the peer's interpreter lies is this machine's affair.
         "command": " ".join(["python", *command[1:]]).replace(str(peer_python), "PYTHON"),
         "quick": quick,
+        "status": done.returncode,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "machine": machine(),
@@ -147,6 +152,8 @@ def main() -> None:
         except RuntimeError as error:
             failures.append(str(error))
             continue
+        if found["status"]:
+            failures.append(f"{benchmark.name} ended with {found['status']}")
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{benchmark.name}{'.quick' if arguments.quick else ''}.json"
         path.write_text(json.dumps(found, indent=1) + "\n")

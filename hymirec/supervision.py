@@ -161,7 +161,8 @@ def start(home: Home, service: Service, environment: Mapping[str, str]) -> Runni
     """Start a program in the background and return when it answers.
 
     Raises:
-        HymirecError: it ended or did not answer in time; the message has its last line and log.
+        HymirecError: it ended or did not answer in time, and the message has its last line and log;
+            or it cannot be written down, and was ended again.
     """
     path = log_path(home, service.name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,16 +171,22 @@ def start(home: Home, service: Service, environment: Mapping[str, str]) -> Runni
             list(service.command), env=dict(environment), stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    _stopping(home, service.name).unlink(missing_ok=True)  # of one who did not come to the end
     running = Running(
         service.name, process.pid, psutil.Process(process.pid).create_time(), service.url,
         service.health, list(service.command),
     )  # fmt: skip
     file = _file(home, service.name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(running)))
-    temporary.replace(file)
+    try:
+        # Of one who did not come to the end.
+        _stopping(home, service.name).unlink(missing_ok=True)
+        _write_down(running, file)
+    except OSError as error:
+        # Nobody could find it, nor stop it, and whoever starts another would find its port in use.
+        _end(running)
+        process.wait()
+        raise HymirecError(
+            f"{service.name} was not started: {file} cannot be written: {error.strerror}"
+        ) from error
     deadline = time.monotonic() + START_SECONDS
     # One that answers nowhere is given a moment in which to fail.
     earliest = time.monotonic() + (0 if service.health else 2)
@@ -197,9 +204,29 @@ def start(home: Home, service: Service, environment: Mapping[str, str]) -> Runni
 
 def stop(home: Home, running: Running) -> bool:
     """Stop a program and all that it has started; whether it ran."""
-    process, family = running.process, running.left
     stopping = _stopping(home, running.name)
     stopping.touch()  # or who keeps it would take it for one that ended by itself
+    ran = _end(running)
+    _file(home, running.name).unlink(missing_ok=True)
+    stopping.unlink(missing_ok=True)
+    return ran
+
+
+def _write_down(running: Running, file: Path) -> None:
+    """Write the file of a program, whole or not at all."""
+    temporary = file.with_suffix(".tmp")
+    try:
+        temporary.write_text(json.dumps(asdict(running)))
+        temporary.replace(file)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _end(running: Running) -> bool:
+    """End a program and all that it has started; whether it ran."""
+    process, family = running.process, running.left
     if process is not None:
         family.append(process)
         with suppress(psutil.Error):
@@ -217,8 +244,6 @@ def stop(home: Home, running: Running) -> bool:
             with suppress(psutil.Error):
                 one.kill()
         psutil.wait_procs(alive, timeout=STOP_SECONDS / 3)
-    _file(home, running.name).unlink(missing_ok=True)
-    stopping.unlink(missing_ok=True)
     return process is not None
 
 
@@ -238,7 +263,8 @@ def keep(
     Args:
         home: whose programs.
         names: of those to keep.
-        start_again: starts one; may raise `HymirecError`, and is then asked again, later each time.
+        start_again: starts one; may raise `HymirecError` or `OSError`, as where the disk is full,
+            and is then asked again, later each time.
         told: set to stop.
     """
     pauses: dict[str, float] = {}
@@ -257,7 +283,7 @@ def keep(
             log.warning("%s has ended and is started again", name)
             try:
                 start_again(name)
-            except HymirecError as error:
+            except (HymirecError, OSError) as error:
                 pauses[name] = min(LONGEST_PAUSE, 2 * pauses.get(name, 0.5))
                 due[name] = time.monotonic() + pauses[name]
                 log.warning("%s; tried again in %.0f s", error, pauses[name])

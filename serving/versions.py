@@ -166,10 +166,11 @@ class ServedVersion:
     async def _keep_one(self, stopping: asyncio.Event) -> None:
         """Keep one server running until told to stop."""
         pause = 0.0
+        logs: set[Path] = set()
         while not stopping.is_set():
             started = time.monotonic()
             try:
-                await self._run_one(stopping)
+                await self._run_one(stopping, logs)
             except HymirecError as error:
                 self.problem = str(error)
                 log.warning("version %d: %s", self.info.version, error)
@@ -190,7 +191,13 @@ class ServedVersion:
             with suppress(HymirecError):  # what is there may do
                 self.directory = await asyncio.to_thread(self._fetch)
 
-    async def _run_one(self, stopping: asyncio.Event) -> None:
+    async def _run_one(self, stopping: asyncio.Event, logs: set[Path]) -> None:
+        """Answer with a server until told to stop or it is lost.
+
+        Args:
+            stopping: set to stop it.
+            logs: that are left of those lost before; then the one of this, if it is lost.
+        """
         process: ModelProcess | None = None
         try:
             async with self._processes.starting:
@@ -213,8 +220,12 @@ class ServedVersion:
                 }
                 # It has nothing left to do, or does not answer.
                 process.kill()
-                if stopping.is_set():
-                    process.log_path.unlink(missing_ok=True)
+                # The last log is kept for who looks; one that never comes up is tried for ever.
+                logs.add(process.log_path)
+                kept = set() if stopping.is_set() else {process.log_path}
+                for path in logs - kept:
+                    path.unlink(missing_ok=True)
+                logs &= kept
 
     async def _until_ready(
         self, process: ModelProcess, caller: Caller, stopping: asyncio.Event

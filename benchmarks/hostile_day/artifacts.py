@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import time
@@ -48,13 +49,23 @@ def damage_at_gate(day: Day) -> str:
 def damage_served(day: Day) -> str:
     """Damage the files that servers of a version are started from, then kill one."""
     served = day.stage.home.root / "served" / "hymirec-1"
-    _flip(next(iter(sorted(served.rglob(WEIGHTS)))))
+    path = next(iter(sorted(served.rglob(WEIGHTS))))
+    day.damaged = path, _digest(path)
+    _flip(path)
     day.restarts = day.stage.restarts()
     servers = day.stage.model_servers(1)
     if not servers:
         raise BrokenPromiseError("no process answers as version 1")
     servers[0].kill()
     return "weights of version 1 as the gateway has them changed, one of its servers killed"
+
+
+def served_again(day: Day) -> bool:
+    """Whether a server was started anew, and the files it was started from are whole again."""
+    path, before = day.damaged
+    with contextlib.suppress(FileNotFoundError):  # while a whole folder is put in its place
+        return day.stage.restarts() > day.restarts and _digest(path) == before
+    return False
 
 
 def damage_step(day: Day) -> str:
@@ -114,7 +125,7 @@ ARTIFACTS = (
            damage_new_version, 60),
     Injury("damaged version at the gate", "`hymirec promote` of it", damage_at_gate, 30, False),
     Injury("damaged served files", "what model servers start from changes by a byte",
-           damage_served, 90, well=lambda day: day.stage.restarts() > day.restarts),
+           damage_served, 90, well=served_again),
     Injury("damaged step", "what a step of the pipeline made changes by a byte", damage_step, 60,
            False),
 )  # fmt: skip

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psycopg
 import requests
@@ -100,6 +101,8 @@ class Day:
     """When the present injury began, seconds since 1970."""
     restarts: int = 0
     """Model servers started again before it."""
+    damaged: tuple[Path, str] = (Path(), "")
+    """A file that it changed, and its digest from before."""
 
     def settle(self) -> None:
         """Find somebody of each variant, once the experiment has begun."""

@@ -8,6 +8,7 @@ on files (`RLIMIT_FSIZE`), which its children inherit: writing fails with "file 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -18,6 +19,9 @@ from pathlib import Path
 import psutil
 
 SIZE = 2**30
+PAGE = b"\0" * 4096
+FREED_PAGES = 2048
+BALLAST = "ballast"
 
 
 class Disk:
@@ -58,16 +62,32 @@ class Disk:
         with self._filled() if self.mounted else _limited(list(processes)):
             yield
 
+    def takes(self, processes: Iterable[psutil.Process]) -> bool:
+        """Whether anything can be written inside; to be asked while it is to be full.
+
+        Args:
+            processes: of the home; those that have ended meanwhile write nothing.
+        """
+        if not self.mounted:
+            return any(_may_write(one) for one in processes)
+        try:
+            with (self.root / BALLAST).open("ab", buffering=0) as file:
+                for _ in range(FREED_PAGES):  # what others have left since it was filled
+                    file.write(PAGE)
+        except OSError as error:
+            return error.errno != errno.ENOSPC
+        return True
+
     @contextlib.contextmanager
     def _filled(self) -> Iterator[None]:
-        ballast = self.root / "ballast"
+        ballast = self.root / BALLAST
         try:
             with ballast.open("wb", buffering=0) as file:
                 with contextlib.suppress(OSError):
                     os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.root).free)
                 file.seek(0, os.SEEK_END)
                 with contextlib.suppress(OSError):  # what others have left meanwhile
-                    while file.write(b"\0" * 4096):
+                    while file.write(PAGE):
                         pass
             yield
         finally:
@@ -90,6 +110,16 @@ def _limited(processes: list[psutil.Process]) -> Iterator[None]:
             for each in (one, *_children(one)):
                 with contextlib.suppress(OSError, psutil.Error):
                     resource.prlimit(each.pid, resource.RLIMIT_FSIZE, limits)
+
+
+def _may_write(process: psutil.Process) -> bool:
+    try:
+        soft, _ = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    except ProcessLookupError:
+        return False
+    except OSError:  # then it cannot have been limited either
+        return True
+    return soft != 0 and process.is_running()
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -109,9 +109,12 @@ def deaden_registry(day: Day) -> str:
 
 
 def _without_registry(day: Day, injure: Callable[[], None]) -> str:
+    back = time.monotonic() + AWAY_SECONDS
     injure()
     try:
-        time.sleep(AWAY_SECONDS)
+        if day.stage.registry_answers():
+            raise BrokenPromiseError("the registry could be asked, though it was to be away")
+        time.sleep(max(0.0, back - time.monotonic()))
     finally:
         day.stage.wire.mend()
     return _away(day)
@@ -121,7 +124,10 @@ def fill_disk(day: Day) -> str:
     """Let nobody write a byte in the home."""
     services = [day.stage.service(name) for name in day.stage.services]
     family = [one for each in services for one in (each, *each.children(recursive=True))]
-    with day.stage.disk.full([*family, day.stage.consumer]):
+    family.append(day.stage.consumer)
+    with day.stage.disk.full(family):
+        if day.stage.disk.takes(family):
+            raise BrokenPromiseError("the home could be written to, though its disk was to be full")
         time.sleep(AWAY_SECONDS)
     return _away(day)
 
@@ -194,6 +200,11 @@ def servers_restarted(day: Day) -> bool:
     return day.stage.restarts() > day.restarts
 
 
+def registry_is_back(day: Day) -> bool:
+    """Whether the registry answers again, so that it was the injury that kept it from that."""
+    return day.stage.registry_answers()
+
+
 def a_flow_runs(day: Day) -> bool:
     """Whether a run that began after the injury has come to its end."""
     return day.stage.flow_completed(day.since)
@@ -260,8 +271,10 @@ INJURIES: tuple[Injury, ...] = (
     Injury("PostgreSQL stopped", "kill -9, started again", stop_postgresql, 60),
     Injury("disk full", "no byte can be written in the home", fill_disk, 60),
     Injury("clock skewed", "events of the future, of long ago, in milliseconds", skew_clock, 30),
-    Injury("registry cut off", "connections to both registries refused", cut_registry, 30),
-    Injury("registry dead", "connections to both registries hang", deaden_registry, 45),
+    Injury("registry cut off", "connections to both registries refused", cut_registry, 30,
+           well=registry_is_back),
+    Injury("registry dead", "connections to both registries hang", deaden_registry, 45,
+           well=registry_is_back),
     Injury("events replayed", "old events again, and others under their ids", replay, 30),
     Injury("promotion", "version 2 becomes champion", promote, 30),
     Injury("rollback", "and version 1 again", roll_back, 30),

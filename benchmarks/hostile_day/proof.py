@@ -24,17 +24,26 @@ class Found:
         wrong: how often it was broken.
         looked_at: how many were looked at.
         examples: of what was wrong, the first few.
+        may_be_none: whether it is kept too where there is nothing to look at.
     """
 
     promise: str
     wrong: int
     looked_at: int
     examples: tuple[str, ...] = ()
+    may_be_none: bool = False
 
     @classmethod
-    def of(cls, promise: str, looked_at: int, wrong: Sequence[str]) -> Found:
+    def of(
+        cls, promise: str, looked_at: int, wrong: Sequence[str], *, may_be_none: bool = False
+    ) -> Found:
         """Make it of what was wrong."""
-        return cls(promise, len(wrong), looked_at, tuple(wrong[:EXAMPLES]))
+        return cls(promise, len(wrong), looked_at, tuple(wrong[:EXAMPLES]), may_be_none)
+
+    @property
+    def green(self) -> bool:
+        """Whether it was kept; a promise over nothing says nothing."""
+        return not self.wrong and (self.looked_at > 0 or self.may_be_none)
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,8 @@ def unexplained(requests: Iterable[Request], windows: Sequence[Window]) -> Found
             count += 1
             if one.degraded != TOO_SLOW and explanation(one, windows) is None:
                 wrong.append(f"{one.request_id or 'events'}: {one.problem or one.degraded}")
-    return Found.of("what failed or was degraded, failed while something was broken", count, wrong)
+    promise = "what failed or was degraded, failed while something was broken"
+    return Found.of(promise, count, wrong, may_be_none=True)
 
 
 def explanation(request: Request, windows: Sequence[Window]) -> Window | None:

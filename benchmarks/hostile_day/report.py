@@ -35,8 +35,8 @@ def report(
     for outcome, window in zip(outcomes, windows, strict=True):
         lines.append(_line(outcome, suffered[id(window)], began))
     lines += ["", *(_promise(one) for one in found.values())]
-    red = [one for one in outcomes if not one.green], [one for one in found.values() if one.wrong]
-    lines += ["", "all green" if not any(red) else f"red: {sum(map(len, red))} lines"]
+    red = _red_lines(outcomes, found)
+    lines += ["", f"red: {red} lines" if red else "all green"]
     return "\n".join(lines)
 
 
@@ -74,7 +74,11 @@ def result(
 
 def is_green(outcomes: Sequence[Outcome], found: dict[str, Found]) -> bool:
     """Whether no line is red."""
-    return all(one.green for one in outcomes) and not any(one.wrong for one in found.values())
+    return not _red_lines(outcomes, found)
+
+
+def _red_lines(outcomes: Sequence[Outcome], found: dict[str, Found]) -> int:
+    return [*(one.green for one in outcomes), *(one.green for one in found.values())].count(False)
 
 
 def _because(requests: Sequence[Request], windows: Sequence[Window]) -> dict[str, int]:
@@ -98,7 +102,7 @@ def _line(outcome: Outcome, suffered: Counter[str], began: float) -> str:
 
 
 def _promise(found: Found) -> str:
-    said = f"{RED if found.wrong else GREEN} {found.promise}: {found.looked_at:,} looked at"
+    said = f"{GREEN if found.green else RED} {found.promise}: {found.looked_at:,} looked at"
     if not found.wrong:
         return said
     return f"{said}, {found.wrong} not so: {'; '.join(found.examples)}"

@@ -54,6 +54,8 @@ EVERY_SECONDS = {
 """In place of minutes and hours; a flow's imports alone take ten seconds of a core."""
 SERVICES = ("prefect", "mlflow", "worker", "gateway")
 READY_SECONDS = 300
+LOOK_SECONDS = 3
+"""That a look at a registry may take, which is a moment when it is there."""
 ASK_AGAIN_SECONDS = 45.0
 """After which another flow run is asked for: the one before may have been dropped."""
 
@@ -99,12 +101,12 @@ class Stage:
         events, feast, mlflow = (
             new_database(self.postgresql, name) for name in ("events", "feast", "mlflow")
         )
-        self.event_log = events
+        self.event_log, self.registry = events, self._over_wire(feast)
         self._exits.enter_context(
             environment(
                 HYMIREC_ONLINE_STORE=self.redis.address,
                 HYMIREC_EVENT_LOG=events,
-                HYMIREC_REGISTRY=self._over_wire(feast),
+                HYMIREC_REGISTRY=self.registry,
                 HYMIREC_MLFLOW=self._over_wire(mlflow).replace("://", "+psycopg://"),
                 OMP_NUM_THREADS="1",
             )
@@ -193,6 +195,14 @@ class Stage:
                 "SELECT position FROM offsets WHERE consumer = 'histories'"
             ).fetchone()
         return end - (row[0] if row else 0)
+
+    def registry_answers(self) -> bool:
+        """Whether Feast's registry can be asked, in the way that everybody asks it."""
+        try:
+            with psycopg.connect(self.registry, connect_timeout=LOOK_SECONDS) as connection:
+                return connection.execute("SELECT 1").fetchone() == (1,)
+        except psycopg.OperationalError:
+            return False
 
     def flow_completed(self, since: float) -> bool:
         """Whether a flow that began since a moment has come to its end; asks for one if not."""

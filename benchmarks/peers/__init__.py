@@ -12,9 +12,18 @@ from typing import Any
 import pandas as pd
 import torch
 
-from hymirec.splits import LeaveLastSplit
+from hymirec.splits import Case, LeaveLastSplit
 
 HERE = Path(__file__).parent
+
+
+def cases_of_peer(split: LeaveLastSplit) -> list[Case]:
+    """The validation cases that peers can be asked about, and so ours too beside one.
+
+    Peers know no item but those of training.
+    """
+    known = {item for history in split.training for item in history.items.tolist()}
+    return [case for case in split.validation if case.target in known]
 
 
 def epochs_of_peer(
@@ -37,12 +46,8 @@ def epochs_of_peer(
         ]
         events = pd.DataFrame(rows, columns=["user_id", "item_id", "rank"])
         events.to_csv(f"{work}/interactions.csv", index=False)
-        known = set(events["item_id"])
-        held_out = [
-            (case.user, case.target)
-            for case in (split.validation if evaluate else [])
-            if case.target in known
-        ]
+        asked = cases_of_peer(split) if evaluate else []
+        held_out = [(case.user, case.target) for case in asked]
         pd.DataFrame(held_out, columns=["user_id", "item_id"]).to_csv(
             f"{work}/held.csv", index=False
         )

@@ -1,6 +1,7 @@
 """What chaos.py proves it would not prove of a system that breaks its promises."""
 
 import contextlib
+import os
 import random
 import socket
 import subprocess
@@ -8,12 +9,14 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
-from benchmarks.hostile_day import report
-from benchmarks.hostile_day.day import Injury, Outcome, plan
+from benchmarks.hostile_day import injuries, report
+from benchmarks.hostile_day.day import BrokenPromiseError, Day, Injury, Outcome, plan
 from benchmarks.hostile_day.disk import Disk
 from benchmarks.hostile_day.injuries import INJURIES
 from benchmarks.hostile_day.journal import Journal, Request, Sent
@@ -29,8 +32,10 @@ from benchmarks.hostile_day.proof import (
     unexplained,
     wrong_versions,
 )
+from benchmarks.hostile_day.stage import Stage
 from benchmarks.hostile_day.wire import Wire
 
+FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
 EVENTS = [Sent(f"e{n}", f"u{n % 2}", f"i{n}", "click", 100 + n) for n in range(6)]
 ANSWER = Request(
     "recommendations", 1000.0, 0.1, 200, request_id="r1", user_id="u1", version="1", run_id="run1"
@@ -130,6 +135,21 @@ def test_what_fails_while_nothing_is_broken_is_found():
     assert unexplained([replace(ANSWER, begun=1001.0, degraded="late events")], windows).wrong == 1
 
 
+def test_a_promise_over_nothing_is_not_kept(journal):
+    nothing = events_in_log(Journal(), []) | exposures_of_answers([], [])
+    nothing |= {"rows": Found.of("every click is in the rows of all 0 codebooks", 0, [])}
+    assert not any(one.green for one in nothing.values())
+    assert unexplained([ANSWER], []).green  # a day on which nothing fails is a good one
+    day = {name: Found(name, 0, 5) for name in ("doubled", "rows_doubled")}
+    day |= {name: Found(name, 0, 5) for name in ("lost", "moved_users", "wrong_version")}
+    assert report.result([], journal, day | {"rows_lost": Found("rows", 0, 1)}, 1, 0)["green"]
+    day["rows_lost"] = nothing["rows"]
+    assert not report.result([], journal, day, 1, 0)["green"]
+    said = report.report([], journal, day, 0.0, [])
+    assert "RED   every click is in the rows of all 0 codebooks: 0 looked at" in said
+    assert "red: 1 lines" in said
+
+
 def test_a_whole_day_has_every_injury_once():
     schedule = plan(INJURIES, 600, random.Random(0))
     assert sorted(one.name for _, one in schedule) == sorted({one.name for one in INJURIES})
@@ -138,8 +158,8 @@ def test_a_whole_day_has_every_injury_once():
 
 
 def test_a_schedule_is_its_seeds():
-    injuries = [Injury(name, "", lambda day: "", 1) for name in ("a", "b", "rollback", "promotion")]
-    first, again, other = (plan(injuries, 600, random.Random(seed)) for seed in (7, 7, 8))
+    some = [Injury(name, "", lambda day: "", 1) for name in ("a", "b", "rollback", "promotion")]
+    first, again, other = (plan(some, 600, random.Random(seed)) for seed in (7, 7, 8))
     assert first == again != other
     for one in (first, other):
         times = [when for when, _ in one]
@@ -147,6 +167,18 @@ def test_a_schedule_is_its_seeds():
         names = [injury.name for _, injury in one]
         assert names.index("promotion") < names.index("rollback")
         assert times[-1] < 600
+
+
+@pytest.mark.parametrize("names", [["disk ful"], ["disk full", "disk ful"]])
+def test_an_injury_that_there_is_not_is_named(monkeypatch, capsys, names):
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which the script adds to
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import chaos
+
+    monkeypatch.setattr(sys, "argv", ["chaos.py", "--only", *names])
+    with pytest.raises(SystemExit, match="2"):
+        chaos.main()
+    assert "no injury is called 'disk ful'; there are gateway killed, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -224,9 +256,23 @@ def test_nothing_can_be_written_on_a_full_disk(tmp_path, monkeypatch):
     with Disk(tmp_path / "disk") as disk:
         if not disk.mounted:
             pytest.skip("a file system cannot be mounted by this user")
-        with disk.full([]), pytest.raises(OSError, match="No space left"):
-            (disk.root / "file").write_text("more")
+        (disk.root / "others").write_bytes(b"1" * 4096)
+        with disk.full([]):
+            assert not disk.takes([])
+            (disk.root / "others").unlink()  # who makes room for itself does not make it for all
+            assert not disk.takes([])
+            with pytest.raises(OSError, match="No space left"):
+                (disk.root / "file").write_text("more")
         (disk.root / "file").write_text("again")
+
+
+def test_a_disk_that_was_not_filled_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(Disk, "_filled", lambda disk: contextlib.nullcontext())
+    with Disk(tmp_path / "disk") as disk:
+        if not disk.mounted:
+            pytest.skip("a file system cannot be mounted by this user")
+        with disk.full([]):
+            assert disk.takes([])
 
 
 WRITER = """
@@ -252,10 +298,68 @@ def test_without_a_file_system_of_its_own_no_process_may_write(tmp_path):
             return writer.stdout.readline().strip()
 
         disk = Disk(tmp_path)  # nothing is mounted
-        with disk.full([psutil.Process(writer.pid)]):
+        process = psutil.Process(writer.pid)
+        with disk.full([process]):
+            assert not disk.takes([process])
             assert write() == "File too large"
         assert write() == "written"
+        assert disk.takes([process])
         writer.stdin.close()
+    assert not disk.takes([process])  # it has ended
+
+
+@pytest.fixture
+def day(tmp_path, journal, monkeypatch):
+    """A day on a stage on which nothing that is done has any effect."""
+    monkeypatch.setattr(injuries, "AWAY_SECONDS", 0.0)
+    stage = Mock(services=("gateway",), **{"restarts.return_value": 0})
+    stage.home.root = tmp_path
+    stage.service.return_value.children.return_value = []
+    stage.model_servers.return_value = [Mock()]
+    stage.disk.full.return_value = contextlib.nullcontext()
+    return Day(stage, Mock(), journal, random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("disk full", "disk.takes"), ("registry cut off", "registry_answers"),
+     ("registry dead", "registry_answers")],
+)  # fmt: skip
+def test_what_was_to_be_away_and_was_not_is_found(day, name, there):
+    injury = next(one for one in INJURIES if one.name == name)
+    day.stage.configure_mock(**{f"{there}.return_value": False})
+    assert injury.inflict(day).startswith("away ")
+    if there == "registry_answers":
+        assert not injury.well(day)  # it is away still
+    day.stage.configure_mock(**{f"{there}.return_value": True})
+    with pytest.raises(BrokenPromiseError, match="to be "):
+        injury.inflict(day)
+    assert injury.well(day)
+    assert day.stage.wire.mend.call_count == (2 if there == "registry_answers" else 0)
+
+
+def test_a_registry_behind_a_cut_wire_does_not_answer(echo):
+    wire = Wire(echo)
+    wire.cut()
+    stage = Mock(registry=f"postgresql://nobody@127.0.0.1:{wire.port}/feast")
+    assert not Stage.registry_answers(stage)
+
+
+def test_served_files_have_to_be_what_they_were(day, tmp_path):
+    injury = next(one for one in INJURIES if one.name == "damaged served files")
+    weights = tmp_path / "served" / "hymirec-1" / "package" / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(whole := b"weights")
+    injury.inflict(day)
+    assert weights.read_bytes() != whole
+    day.stage.restarts.return_value = 1
+    assert not injury.well(day)  # a server runs again, on what is damaged
+    weights.unlink()
+    assert not injury.well(day)
+    weights.write_bytes(whole)
+    assert injury.well(day)
+    day.stage.restarts.return_value = 0
+    assert not injury.well(day)  # nobody has started it again
 
 
 def test_a_client_that_breaks_is_not_taken_for_one_that_rests():

@@ -1,5 +1,6 @@
 """Programs in the background, with a program of the tests' own."""
 
+import errno
 import json
 import os
 import socket
@@ -23,6 +24,8 @@ print("child", child.pid, flush=True)
 handler = http.server.SimpleHTTPRequestHandler
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), handler).serve_forever()
 """
+
+SLEEPER = Service("sleeper", [sys.executable, "-c", "import time; time.sleep(600)"])
 
 
 @pytest.fixture
@@ -108,14 +111,23 @@ def test_one_that_never_answers_is_not_left_behind(home, monkeypatch):
     assert not [one for one in ours if one.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_one_that_cannot_be_written_down_is_not_left_behind(home):
+    (supervision.folder(home) / "sleeper.tmp").mkdir(parents=True)  # nothing can be written there
+    before = {one.pid for one in psutil.Process().children()}
+    message = r"sleeper was not started: .*sleeper\.json cannot be written: Is a directory"
+    with pytest.raises(HymirecError, match=message):
+        start(home, SLEEPER, os.environ)
+    assert {one.pid for one in psutil.Process().children()} <= before
+    assert find(home, "sleeper") is None
+    (supervision.folder(home) / "sleeper.tmp").rmdir()
+    assert stop(home, start(home, SLEEPER, os.environ))
+
+
 def test_a_damaged_file_is_as_none(home):
     supervision.folder(home).mkdir(parents=True)
     (supervision.folder(home) / "web.json").write_text("{")
     assert find(home, "web") is None
     assert found(home) == []
-
-
-SLEEPER = Service("sleeper", [sys.executable, "-c", "import time; time.sleep(600)"])
 
 
 @pytest.fixture
@@ -146,13 +158,14 @@ def wait_for(reached, seconds=20):
         time.sleep(0.01)
 
 
-def test_what_is_killed_is_started_again_also_where_that_fails_at_first(home, keeping):
+@pytest.mark.parametrize("error", [HymirecError("not yet"), OSError(errno.ENOSPC, "No space")])
+def test_what_is_killed_is_started_again_also_where_that_fails_at_first(home, keeping, error):
     tries = []
 
     def again(name):
         tries.append(time.monotonic())
         if len(tries) < 2:
-            raise HymirecError("not yet")
+            raise error
         stop(home, find(home, name))
         start(home, SLEEPER, os.environ)
 

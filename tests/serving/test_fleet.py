@@ -242,6 +242,25 @@ def test_a_version_that_is_not_fit_never_answers(registry, make_fleet, told, pro
     asyncio.run(scenario())
 
 
+def test_a_version_that_never_comes_up_leaves_one_log(registry, make_fleet, monkeypatch):
+    monkeypatch.setattr("serving.versions.LONGEST_PAUSE", 0.01)
+    logs = registry.home.root / "logs"
+
+    async def scenario():
+        async with make_fleet() as fleet:
+            await until(lambda: len(list(logs.iterdir())) == 1)  # of the champion
+            registry.champion = registry.make(2, stops="hymirec.errors.VersionError: no codebook")
+            await until(lambda: 2 in fleet.versions and fleet.versions[2].restarts >= 3)
+            # That of the champion, that which the problem names, and one of a try that goes on.
+            assert len(list(logs.iterdir())) <= 3
+            problem = fleet.versions[2].problem
+            assert "no codebook" in Path(problem.partition("(log: ")[2].rstrip(")")).read_text()
+            assert await answered_by(fleet) == "1"
+        assert len(list(logs.iterdir())) <= 1  # the last, for who looks
+
+    asyncio.run(scenario())
+
+
 def test_a_registry_that_is_away_changes_nothing(registry, make_fleet, caplog):
     async def scenario():
         async with make_fleet() as fleet:
