@@ -49,11 +49,17 @@ def up(
         list[str] | None, typer.Argument(help="prefect, mlflow, worker, gateway; all if none.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder that is validated and published by schedule, and trained on by `pipeline`.")
+        Path | None,
+        typer.Option(
+            help="Folder that is validated and published by schedule, and trained on by `pipeline`."
+        ),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A named set of all settings.")] = None,
     webhook: Annotated[
-        str, typer.Option(help="Address that is told of failures, refused promotions, drift and experiments.")
+        str,
+        typer.Option(
+            help="Address that is told of failures, refused promotions, drift and experiments."
+        ),
     ] = "",
     deployments: Annotated[
         Path | None, typer.Option(help="Schedules, in place of prefect.yaml.")

@@ -120,6 +120,23 @@ def test_a_move_that_cannot_be_recorded_is_not_made(aliases, monkeypatch):
     assert aliases.get("champion") == "1"
 
 
+def test_a_champion_is_one_though_other_aliases_cannot_follow(aliases, monkeypatch, caplog):
+    promote(aliases, "1")
+    aliases.move("challenger", "2", PROMOTION, reason="test")
+    monkeypatch.setattr(aliases, "_goes_back_to", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # what is no registry's fault is not hidden
+        promote(aliases, "2")
+
+    def away():
+        raise MlflowException("the registry is away\nwith a trace")
+
+    monkeypatch.setattr(aliases, "_goes_back_to", away)
+    promote(aliases, "3")
+    assert aliases.get("champion") == "3"
+    assert "version 3 is champion, but previous and challenger could not be" in caplog.text
+    assert "3" in {entry.after for entry in aliases.history()}
+
+
 def test_ten_times_there_and_back(aliases):
     promote(aliases, "1")
     for _ in range(10):
