@@ -18,9 +18,9 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from prefect import flow
 
+from flows.runtime.locks import DATA, FOREVER, alone_in
 from flows.steps.contender import (
     evaluate_contender,
     train_contender,
@@ -31,7 +31,7 @@ from flows.steps.data import DataRef, ingest, read_ref
 from flows.tracking.record import (
     log_metrics,
     log_parameters,
-    source_commit,
+    tags_below,
 )
 from flows.tracking.runs import flow_run, step
 from flows.validation.admission import admit
@@ -157,9 +157,10 @@ def benchmark(
     with flow_run(place, "benchmark", run_name=f"benchmark {size.name}") as run:
         run_id = run.run_id
         mlflow.set_tag(BENCHMARK_TAG, "true")
-        ref = ingest(place, data, min_events=min_events)
-        # What is served is published of the latest data, and is not to become a benchmark's.
-        ref = read_ref(place, admit(place, ref, run_id, as_latest=False))
+        with alone_in(place, DATA, wait_seconds=FOREVER):
+            ref = ingest(place, data, min_events=min_events)
+            # What is served is published of the latest data, and is not to become a benchmark's.
+            ref = read_ref(place, admit(place, ref, run_id, as_latest=False))
         log_parameters(
             run_id,
             {"data.name": ref.name, "data.digest": ref.digest, "recipe": recipe, "seeds": seeds,
@@ -299,10 +300,9 @@ def _contender_run(
 ) -> Iterator[str]:
     """A run below the benchmark's for one training, all settings logged; FAILED if it raises."""
     client = mlflow.MlflowClient()
-    tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_GIT_COMMIT: source_commit(),
-            "data.digest": data.digest, **tags}  # fmt: skip
-    experiment = client.get_run(parent).info.experiment_id
-    run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+    above = client.get_run(parent)
+    tags = {**tags_below(above), "data.digest": data.digest, **tags}
+    run_id = client.create_run(above.info.experiment_id, run_name=name, tags=tags).info.run_id
     status = "FAILED"
     try:
         settings = {f"split.{name}": value for name, value in split.model_dump().items()}

@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
+from flows.registry.versions import pages
 from flows.steps.data import DataRef
 from flows.steps.encode import read_items
 from flows.steps.train import USERS
@@ -219,12 +220,11 @@ def write_report(home: Home, runs: Sequence[LoggedRun], path: Path) -> None:
 
 def _find(run_id: str) -> Run:
     client = mlflow.MlflowClient()
-    experiments = [one.experiment_id for one in client.search_experiments()]
-    runs = [
-        run
-        for run in client.search_runs(experiments, max_results=10_000)
-        if run.info.run_id.startswith(run_id)
-    ]
+    runs = []
+    if run_id.isalnum():  # what stands in a filter has to be
+        experiments = [one.experiment_id for one in pages(client.search_experiments)]
+        beginning = f"attributes.run_id LIKE '{run_id}%'"
+        runs = list(pages(client.search_runs, experiment_ids=experiments, filter_string=beginning))
     if len(runs) != 1:
         what = "no run begins" if not runs else f"{len(runs)} runs begin"
         raise UsageError(f"{what} with {run_id!r}")

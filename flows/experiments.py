@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,26 +192,28 @@ def _run_of(home: Home, client: mlflow.MlflowClient, stored: StoredExperiment) -
     return str(run.info.run_id)
 
 
-def read_out_running(home: Home, names: Sequence[str] = (), *, act: bool = True) -> list[ReadOut]:
+def read_out_running(
+    home: Home, names: Sequence[str] = (), *, act: bool = True
+) -> Iterator[ReadOut]:
     """Read out experiments, by default all that run; one that cannot be read stops no other.
 
     Raises:
-        Exception: of the first that could not be read, when the others have been.
+        Exception: of the first that could not be read, when what came of the others has been given.
     """
     failed: list[Exception] = []
     with closing(ExperimentStore(home)) as store:
         running = [one.name for one in store.active() if one.state == "running"]
-    found = []
     for name in names or running:
         try:
-            found.append(read_out_experiment(home, name, act=act))
+            found = read_out_experiment(home, name, act=act)
         except Exception as error:  # whatever it is, the others' guardrails must not wait for it
             failed.append(error)
             if len(names) != 1:
                 log.warning("experiment %s cannot be read out: %s", name, error)
+        else:
+            yield found
     if failed:
         raise failed[0]
-    return found
 
 
 @flow(name="experiment-readout", **HOOKS)
@@ -222,7 +224,18 @@ def experiment_readout(home: Path, names: Sequence[str] = ()) -> ReadOuts:
         home: where all state is.
         names: which; by default all that run.
     """
-    found = read_out_running(Home.at(home), names)
+    found: list[ReadOut] = []
+    try:
+        # Telling may take its time, and guardrails must not wait for it.
+        for one in read_out_running(Home.at(home), names):
+            found.append(one)
+    finally:
+        _tell(found)
+    return ReadOuts(found)
+
+
+def _tell(found: Sequence[ReadOut]) -> None:
+    """Tell people of what they want to know, and show all of it on Prefect's page."""
     for one in found:
         if one.decision.action in TOLD or one.asks:
             notify(
@@ -236,4 +249,3 @@ def experiment_readout(home: Path, names: Sequence[str] = ()) -> ReadOuts:
             for one in found
         ]
         create_markdown_artifact("\n".join(lines), key="experiment-readout")
-    return ReadOuts(found)

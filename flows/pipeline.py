@@ -17,7 +17,7 @@ from flows.runtime.notify import HOOKS
 from flows.runtime.settings import CODEBOOK_MODEL_TAG, ENCODER_MODEL_TAG
 from flows.steps import train
 from flows.steps.data import read_ref
-from flows.tasks import Tuning, chosen_recipe
+from flows.tasks import Standing, Tuning, chosen_recipe
 from flows.tracking.record import log_parameters
 from flows.tracking.runs import flow_run
 from flows.validation.admission import BadRows, read_verdict
@@ -29,7 +29,7 @@ class PipelineResult:
     """What a run came to.
 
     Attributes:
-        standing: of the version now, see `flows.registry.promote.Standing`.
+        standing: of the version now, see `flows.tasks.Standing`.
         ran: steps that were done.
         skipped: steps whose inputs, settings and code had not changed.
         data_report: the report's page on the interactions.
@@ -37,7 +37,7 @@ class PipelineResult:
     """
 
     model_version: int
-    standing: str
+    standing: Standing
     run_id: str
     seconds: float
     metrics: dict[str, float]

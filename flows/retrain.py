@@ -18,6 +18,7 @@ from flows.registry.served import ServedVersion, served_versions
 from flows.runtime.locks import alone_in
 from flows.runtime.notify import HOOKS, notify
 from flows.runtime.settings import CHALLENGER, CHAMPION, ENCODER_MODEL_TAG
+from flows.tasks import Standing
 from hymirec.datasets import read as read_data
 from hymirec.home import Home
 
@@ -32,13 +33,13 @@ class Retrained:
         reason: why it was asked for.
         parent_version: the version whose data and recipe it took.
         model_version: the version that came of it; the parent's where nothing had changed.
-        standing: what became of it, see `flows.registry.promote.Standing`.
+        standing: what became of it, see `flows.tasks.Standing`.
     """
 
     reason: str
     parent_version: str
     model_version: str
-    standing: str
+    standing: Standing
     seconds: float
     ran: list[str]
     skipped: list[str]
@@ -99,19 +100,21 @@ def _carry_over(home: Home, served: ServedVersion, alias: str) -> None:
 
 
 def _as_trained(home: Home, served: ServedVersion) -> dict[str, Any]:
-    """Recipe and text model of a version, as the pipeline's arguments."""
+    """Recipe, seed and text model of a version, as the pipeline's arguments."""
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     # Not of its run: that of a refitted codebook trained nothing.
     params = client.get_logged_model(served.version.tags[ENCODER_MODEL_TAG]).params
     source = params.get("encoder.backbone.pretrained.source", "")
-    arguments = {"recipe": served.info["recipe"]}
+    arguments: dict[str, Any] = {"recipe": served.info["recipe"]}
+    if seed := params.get("first_training.seed", ""):
+        arguments["seed"] = int(seed)  # one for all trainings
     if source:
         tuning = params["encoder.backbone.pretrained.tuning"]
         arguments |= {"backbone": source, "tuning": tuning}
     return arguments
 
 
-def _ask_gate(home: Home, version: int) -> tuple[str, str]:
+def _ask_gate(home: Home, version: int) -> tuple[Standing, str]:
     """What the version is after the gate has compared it with the champion, and the reason.
 
     Raises:
@@ -119,5 +122,5 @@ def _ask_gate(home: Home, version: int) -> tuple[str, str]:
     """
     found = ask_gate(home, str(version))
     log.info("gate: %s: %s", found["verdict"], found["reason"])
-    standing = "champion" if found["moved"] else "refused"
+    standing: Standing = "champion" if found["moved"] else "refused"
     return standing, f"({found['verdict']}: {found['reason']})"

@@ -42,8 +42,11 @@ from hymirec.recipes import Recipe, get_recipe
 
 log = logging.getLogger(__name__)
 
+PROMOTE = "promote"
 REPORT = "data_report"
 Tuning = Literal["full", "lora", "frozen"]
+Standing = Literal["champion", "challenger", "refused", "passed"]
+"""What has become of a version by now: the alias it has; of one without, whether it passed."""
 
 
 def chosen_recipe(
@@ -255,18 +258,22 @@ def promote_task(home: Home, version: int, evaluation: StepResult, run_id: str) 
 
     with component_run(run_id, "promote") as own:
         inputs = {"version": version, "registered": found.creation_timestamp}
-        done = run_step(home, "promote", inputs, work)
+        done = run_step(home, PROMOTE, inputs, work)
         log_step(own, done)
         _set_tags(own, {"standing": standing_of(version, done)})
     return done
 
 
-def standing_of(version: int, judged: StepResult) -> str:
-    """What has become of a version: the alias it has by now, or else what the gate said."""
+def standing_of(version: int, judged: StepResult) -> Standing:
+    """What has become of a version that `promote_task` judged.
+
+    One that passed has no alias where a later one is challenger, or somebody went back from it.
+    """
     aliases = mlflow.MlflowClient().get_registered_model(MODEL_NAME).aliases
-    for alias in (CHAMPION, CHALLENGER):
-        if str(aliases.get(alias)) == str(version):
-            return alias
+    if str(aliases.get(CHAMPION)) == str(version):
+        return "champion"
+    if str(aliases.get(CHALLENGER)) == str(version):
+        return "challenger"
     found = str(json.loads((judged.directory / "standing.json").read_text()))
     return "refused" if found == "refused" else "passed"
 

@@ -26,6 +26,7 @@ from hymirec.schema import ITEM_ID, TITLE
 
 TEXT, VECTOR, CODE = "text", "vector", "code"
 CATEGORIES = "categories"
+IS_NEW = "is_new"
 TEXT_DIGEST = "text_digest"
 
 
@@ -40,6 +41,7 @@ class Additions:
         vectors: unit vectors, float32 [n, D].
         codes: uint8 [n, B], of the codebook they are published under.
         categories: of each item; empty where nothing is known of any.
+        is_new: whether it was unknown before, or its text changed; by default all were unknown.
     """
 
     item_ids: list[str]
@@ -48,11 +50,14 @@ class Additions:
     vectors: NDArray[np.float32]
     codes: NDArray[np.uint8]
     categories: list[list[str]] = field(default_factory=list)
+    is_new: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Give every item its categories, if only none."""
+        """Give every item its categories, if only none, and its newness."""
         if not self.categories:
             object.__setattr__(self, "categories", [[] for _ in self.item_ids])
+        if not self.is_new:
+            object.__setattr__(self, "is_new", [True] * len(self.item_ids))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -92,6 +97,7 @@ def publish(directory: Path, additions: Additions) -> Path:
             VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
             CODE: pa.array([code.tobytes() for code in additions.codes], pa.binary()),
             CATEGORIES: pa.array(additions.categories, pa.list_(pa.string())),
+            IS_NEW: pa.array(additions.is_new, pa.bool_()),
         }
     )
     temporary = path.with_name(f".{path.name}.tmp")
@@ -119,6 +125,8 @@ def read(paths: Sequence[Path]) -> Additions | None:
     titles = [title for part in parts for title in part.titles]
     texts = [text for part in parts for text in part.texts]
     categories = [names for part in parts for names in part.categories]
+    is_new = [one for part in parts for one in part.is_new]
+    once_new = {item for item, one in zip(ids, is_new, strict=True) if one}
     try:
         vectors = np.concatenate([part.vectors for part in parts])
         codes = np.concatenate([part.codes for part in parts])
@@ -131,7 +139,23 @@ def read(paths: Sequence[Path]) -> Additions | None:
         vectors[rows],
         codes[rows],
         [categories[row] for row in rows],
+        [item in once_new for item in last],
     )
+
+
+def new_items(path: Path) -> list[str]:
+    """Items of a publication that were unknown before it; one of an earlier release calls all so.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        table = pq.ParquetFile(path).read([ITEM_ID, IS_NEW])  # a column that is missing is left out
+        ids = table[ITEM_ID].to_pylist()
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    is_new = table[IS_NEW].to_pylist() if IS_NEW in table.column_names else [True] * len(ids)
+    return [item for item, one in zip(ids, is_new, strict=True) if one]
 
 
 def known_digests(items: pd.DataFrame, additions: Additions | None) -> dict[str, tuple[int, str]]:
@@ -167,7 +191,12 @@ def _read(path: Path) -> Additions:
             np.frombuffer(b"".join(codes), np.uint8).reshape(len(table), -1),
             # Publications of earlier versions do not tell.
             table[CATEGORIES].to_pylist() if CATEGORIES in table.column_names else [],
+            table[IS_NEW].to_pylist() if IS_NEW in table.column_names else [],
         )
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: not a readable publication: {reason}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(f"{path}: not a readable publication: {reason}")

@@ -29,6 +29,12 @@ def show_metrics(result: Any) -> None:
             f"{result.model_version}` has compared the two",
             soft_wrap=True,
         )
+    elif result.standing == "passed":
+        out.print(
+            f"this version is there already and has no alias any more: `hymirec promote "
+            f"{result.model_version}` compares it with the champion",
+            soft_wrap=True,
+        )
 
 
 def show_table(title: str, result: dict[str, dict[str, float]]) -> None:

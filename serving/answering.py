@@ -114,10 +114,9 @@ class Answerer:
             prediction, stages = await self._predict(version, ask.user_id, query)
             prediction["degraded"] = prediction["degraded"] or NOT_ROUTED
             return prediction, stages, []
-        other_query = query.with_settings(**beside.settings) if beside.settings else query
         (prediction, stages), (other, _) = await asyncio.gather(
             self._predict(version, ask.user_id, query),
-            self._predict(second, ask.user_id, other_query),
+            self._predict(second, ask.user_id, _beside(query, beside)),
         )
         if prediction["degraded"] in FALLBACKS or other["degraded"] in FALLBACKS:
             prediction["degraded"] = prediction["degraded"] or other["degraded"]
@@ -149,9 +148,8 @@ class Answerer:
         version = self.fleet.served(beside.version)
         if version is None:
             return  # it is on its way up
-        query = ask.query.with_settings(**beside.settings) if beside.settings else ask.query
         started = time.perf_counter()
-        prediction, _ = await self._predict(version, ask.user_id, query)
+        prediction, _ = await self._predict(version, ask.user_id, _beside(ask.query, beside))
         failed = prediction["degraded"] if prediction["degraded"] in FALLBACKS else ""
         shadowed = Shadowed(
             answered, [] if failed else prediction["recommendations"], failed,
@@ -201,3 +199,18 @@ class Answerer:
             "recommendations": popular(version.popular, query),
         }
         return fallback, {}
+
+
+def _beside(query: Query, beside: Beside) -> Query:
+    """What the second version is asked: the request, with the variant's settings where they fit.
+
+    They are looked at when an experiment starts. A request that they do not go with, or settings
+    that a later release takes no more, cost nobody an answer.
+    """
+    if not beside.settings:
+        return query
+    try:
+        return query.with_settings(**beside.settings)
+    except ValidationError as error:
+        log.error("the settings of a variant are wrong: %s", error)
+        return query

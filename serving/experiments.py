@@ -120,6 +120,8 @@ class ExperimentRollout:
             self._running, self._revision = running, revision
             log.info("experiments: %s", ", ".join(
                 f"{one.name} at {one.stored.share:.4g}" for one in running) or "none")  # fmt: skip
+        # One that was paused begins anew: its versions were let go meanwhile.
+        self._begun &= {one.name for one in self._running}
         self._begun |= {one.name for one in self._running if self._can_begin(one)}
         self._splits = tuple(one.split for one in self._running if one.name in self._begun)
 

@@ -172,9 +172,10 @@ def _attributed(shown: pd.DataFrame, events: pd.DataFrame, window: float) -> pd.
     shown = shown.assign(
         place=np.arange(len(shown)), second=np.floor(shown["time"]).astype(np.int64)
     )
+    # A request that is asked again under its id is shown twice; what follows it happened once.
+    keys = ["user_id", "item_id", "request_id"]
     named = events[events["request_id"] != ""].merge(
-        shown[["user_id", "item_id", "request_id", "place"]],
-        on=["user_id", "item_id", "request_id"],
+        shown[[*keys, "place"]].drop_duplicates(keys, keep="last"), on=keys
     )
     rest = events[~_is_named(events, named)]
     ordered = rest.astype({"time": np.int64}).sort_values("time", kind="stable")

@@ -24,8 +24,8 @@ from hymirec.abtest.metrics import METRICS
 from hymirec.abtest.planning import Plan, plan
 from hymirec.abtest.readout import Readout, read_out
 from hymirec.abtest.shadow import summarise
-from hymirec.additions import publications
-from hymirec.errors import HymirecError
+from hymirec.additions import new_items, publications
+from hymirec.errors import DataError, HymirecError
 from hymirec.home import Home
 from hymirec.schema import ITEM_ID
 
@@ -92,7 +92,8 @@ class ReadoutMaker:
         now = time.time() if now is None else now
         since = now - BASELINE_DAYS * 86_400
         served = self.exposures.since(since, BASELINE_LISTS)
-        served = served[served["user_id"] != ""]
+        # A user of experiments in several layers has a row of each for every list.
+        served = served[served["user_id"] != ""].drop_duplicates(["request_id", "user_id"])
         if served.empty:
             return "nothing has been served yet that could tell how many users it needs"
         baseline = served.assign(variant=experiment.control.name, is_override=False)
@@ -146,12 +147,12 @@ class ReadoutMaker:
                 if published < started - NEW_SECONDS:
                     continue
                 try:
-                    item_ids = pd.read_parquet(path, columns=[ITEM_ID])[ITEM_ID]
-                except (OSError, ValueError) as error:  # as with publishers
-                    log.warning("%s: its items do not count as new: %s", path, error)
+                    item_ids = new_items(path)
+                except DataError as error:  # as with publishers
+                    log.warning("its items do not count as new: %s", error)
                     continue
                 for item_id in item_ids:
-                    found.setdefault(item_id, published)
+                    found[item_id] = min(published, found.get(item_id, published))
         return found
 
     def _published(
@@ -179,7 +180,9 @@ class ReadoutMaker:
         if not asked or shown.empty:
             return []
         items = np.array(sorted({*shown["item_id"], *published}), dtype=str)
-        traffic = (experiment.traffic.end - experiment.traffic.begin) * stored.share
+        # Of the step, also where the experiment is paused or over and has no share any more.
+        share = experiment.ramp[stored.step].share
+        traffic = (experiment.traffic.end - experiment.traffic.begin) * share
         new = NewItems(
             np.isin(items, list(published)),
             needed=max(1.0, KNOWN_IMPRESSIONS * traffic * experiment.weights[0]),

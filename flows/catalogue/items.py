@@ -127,7 +127,8 @@ def _publish(
         for row, (text, (_, digest)) in enumerate(zip(texts, places, strict=True))
         if text_digest(text) != digest
     ]
-    new = sum(places[row][0] == 0 for row in rows)
+    is_new = [places[row][0] == 0 for row in rows]
+    new = sum(is_new)
     result = Published(
         served.codebook_id, str(served.version.version),
         new=new, changed=len(rows) - new, unchanged=len(table) - len(rows),
@@ -146,6 +147,7 @@ def _publish(
         coded.vectors,
         coded.codes,
         _categories(catalogue.iloc[rows], served.info.get("category_column", "")),
+        is_new,
     )
     users = bring_online(home, served.codebook_id, additions)
     publish(directory, additions)

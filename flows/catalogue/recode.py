@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from features.lineage import tell_run
-from features.offline import read_histories, read_user_ids
+from features.offline import read_user_ids
 from flows.catalogue.items import bring_online, publishing
 from flows.registry.promote import GATE_METRIC, place_new
 from flows.registry.served import ServedVersion, served_versions
@@ -43,12 +43,13 @@ from flows.tracking.record import log_component, log_metrics
 from flows.tracking.runs import flow_run
 from hymirec.additions import Additions, publications, publish, read
 from hymirec.codebook import Codebook, CodebookConfig, fit_item_codebook
+from hymirec.datasets import Dataset
 from hymirec.errors import UsageError
 from hymirec.evaluation.metrics import summarise
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.frozen import FrozenEncoder
 from hymirec.home import Home
-from hymirec.inputs import index_history, number_items
+from hymirec.inputs import build_histories, index_history, number_items
 from hymirec.models.popularity import PopularityRecommender
 from hymirec.package import RecommenderPackage
 from hymirec.schema import ITEM_ID, USER_ID
@@ -107,8 +108,9 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
         tell_run(home, book.id, len(read_user_ids(home, book.id)))
         log_metrics(run_id, {f"codebook/{name}": v for name, v in read_health(step).items()})
         recoded = package.recoded(book)
-        before, _ = _measure(home, package)
-        after, floor = _measure(home, recoded)
+        dataset = ref.read()
+        before, _ = _measure(package, dataset)
+        after, floor = _measure(recoded, dataset)
         errors = _errors(step)
         log_metrics(
             run_id,
@@ -126,7 +128,7 @@ def update_codebook(home: Home, alias: str = CHAMPION) -> Recoded:
             f"{len(item_ids)} items as {book.id}: {GATE_METRIC} {before[GATE_METRIC]:.4f} before, "
             f"{after[GATE_METRIC]:.4f} after."
         )
-        users = ref.read().interactions[USER_ID].head(1).tolist()
+        users = dataset.interactions[USER_ID].head(1).tolist()
         version = find_version(digest) or register_package(
             home, recoded, users, digest, card, parts
         )
@@ -209,13 +211,21 @@ def _errors(step: StepResult) -> dict[str, float]:
     }
 
 
-def _measure(home: Home, package: RecommenderPackage) -> tuple[dict[str, float], dict[str, float]]:
-    """Test metrics of a package's model and of popularity, on histories with its codes."""
-    index = number_items(package.items[ITEM_ID].tolist())
-    histories = read_histories(home, package.info.codebook_id)
+def _measure(
+    package: RecommenderPackage, dataset: Dataset
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Test metrics of a package's model and of popularity, on histories with its codes.
+
+    Those are made of the data as publishing makes them: under the codebook of before, others may
+    have been published since.
+    """
+    item_ids, model = package.items[ITEM_ID].tolist(), package.model
+    index = number_items(item_ids)
+    codes = model.codebook.encode(model.item_vectors()[1:]).numpy()
+    histories = build_histories(dataset.interactions, item_ids, codes, package.info.codebook_id)
     split = LeaveLastSplit([index_history(one, index) for one in histories.values()])
     popularity = PopularityRecommender(count_items(split.training, len(index)))
     return (
-        summarise(rank_cases(package.model, split.test)),
+        summarise(rank_cases(model, split.test)),
         summarise(rank_cases(popularity, split.test)),
     )

@@ -30,6 +30,7 @@ from hymirec.package import POPULARITY, RecommenderPackage
 from hymirec.schema import ITEM_ID, PADDING_INDEX, TIMESTAMP, USER_ID
 from hymirec.texts import item_texts
 
+BASELINE = "baseline"
 LIST_LENGTH = 10
 NUM_AXES = 8
 _ARRAYS, _FACTS = "baseline.npz", "baseline.json"
@@ -93,7 +94,7 @@ def baseline_of(
         "codebook": served.codebook_id,
         **config.model_dump(include={"window_events", "sample_users"}),
     }
-    step = run_step(home, "baseline", inputs, work)
+    step = run_step(home, BASELINE, inputs, work)
     facts = json.loads((step.directory / _FACTS).read_text())
     with np.load(step.directory / _ARRAYS) as arrays:
         return Baseline(**facts, **arrays)

@@ -29,7 +29,7 @@ from features.logs.audit_log import (
 )
 from flows.registry.versions import pages, refusal
 from flows.runtime.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
-from hymirec.errors import UsageError
+from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
 log = logging.getLogger(__name__)
@@ -149,10 +149,20 @@ class Aliases:
                 self._set(alias, here)
                 raise
             if alias == CHAMPION:
-                self._set(PREVIOUS, self._goes_back_to())
-                if before.get(CHALLENGER) == version:
-                    self._set(CHALLENGER, "")
+                self._bring_along(version, before)
         return entry
+
+    def _bring_along(self, champion: str, before: Mapping[str, str]) -> None:
+        """Set the aliases that follow from a new champion; it is that whether this works or not."""
+        try:
+            self._set(PREVIOUS, self._goes_back_to())
+            if before.get(CHALLENGER) == champion:
+                self._set(CHALLENGER, "")
+        except (HymirecError, MlflowException) as error:
+            log.error(
+                "version %s is %s, but %s and %s could not be brought up to date: %s",
+                champion, CHAMPION, PREVIOUS, CHALLENGER, str(error).partition("\n")[0],
+            )  # fmt: skip
 
     def refuse_another_champion(self, expected: str) -> None:
         """Refuse to go on where the champion is no longer what it was.

@@ -22,6 +22,7 @@ from flows.registry.aliases import Aliases
 from flows.runtime.settings import CHAMPION
 from hymirec.abtest.decisions import doubts
 from hymirec.abtest.definition import Experiment
+from hymirec.declared import validate
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 from hymirec.query import Query
@@ -34,7 +35,7 @@ def resolve_versions(home: Home, experiment: Experiment) -> dict[str, int]:
 
     Raises:
         UsageError: one is not registered, cannot answer for its codebook is not in the feature
-            store, or does not know one of its settings.
+            store, or one of its settings is none that can be asked for.
     """
     found = {}
     with closing(Aliases(home)) as aliases:
@@ -47,6 +48,7 @@ def resolve_versions(home: Home, experiment: Experiment) -> dict[str, int]:
                 raise UsageError(
                     f"variant {variant.name}: there is no setting {unknown[0]!r}; there are {known}"
                 )
+            validate(Query, variant.settings, f"settings of variant {variant.name}")
             found[variant.name] = int(version.version)
     alike = {(found[one.name], str(sorted(one.settings.items()))) for one in experiment.variants}
     if experiment.mode != "ab" and len(alike) < 2:

@@ -16,8 +16,9 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 
 from features.logs.audit_log import FORCED, NOMINATION, PROMOTION, Entry
 from flows.registry.aliases import GATE_TAG, PREVIOUS, REPORT_TAG, Aliases
+from flows.runtime.locks import FOREVER, GATE, alone_in
 from flows.runtime.settings import CHALLENGER, CHAMPION, CODEBOOK_TAG, MODEL_NAME
-from flows.tracking.record import metric_name, tracked_run
+from flows.tracking.record import LOCK_TAG, close_killed, metric_name, tracked_run
 from hymirec.errors import UsageError
 from hymirec.home import Home
 
@@ -29,13 +30,13 @@ log = logging.getLogger(__name__)
 
 GATE_METRIC = "R@10"
 
-Standing = Literal["champion", "challenger", "refused"]
+Placed = Literal["champion", "challenger", "refused"]
 """What has become of a new version: it answers, it waits to be promoted, or neither."""
 
 
 def place_new(
     home: Home, version: ModelVersion, metrics: Mapping[str, float], popularity: Mapping[str, float]
-) -> Standing:
+) -> Placed:
     """Judge a new version by the floor: the first that passes is champion, later ones wait.
 
     Which of two versions is to answer is `promote_version`'s to decide, by a comparison.
@@ -51,7 +52,7 @@ def place_new(
         return _placed(aliases, version, passed=passed, reason=reason)
 
 
-def _placed(aliases: Aliases, version: ModelVersion, *, passed: bool, reason: str) -> Standing:
+def _placed(aliases: Aliases, version: ModelVersion, *, passed: bool, reason: str) -> Placed:
     number = str(version.version)
     aliases.notice()
     champion = aliases.get(CHAMPION)
@@ -148,6 +149,8 @@ def promote_version(
 ) -> Promotion:  # fmt: skip
     """Give an alias to a version if it passes the gate, and record what came of it either way.
 
+    One at a time in a home: who comes second waits, and is compared with the champion of then.
+
     Args:
         home: whose registry it is in.
         name: the version, by number or alias.
@@ -165,14 +168,16 @@ def promote_version(
     # Imported here since Feast takes seconds, which a pipeline need not wait for.
     from flows.gate.passage import pass_gate
 
-    with closing(Aliases(home)) as aliases:
+    with closing(Aliases(home)) as aliases, alone_in(home, GATE, wait_seconds=FOREVER):
+        close_killed(home, GATE)
         version = _asked_for(aliases, name, alias)
         number = str(version.version)
         aliases.notice()
         named = aliases.all()
         champion = named.get(CHAMPION, "")
         beside = aliases.find(champion) if champion not in ("", number) else None
-        with tracked_run(home, f"gate-{number}", {"candidate": number}) as run:
+        tags = {"candidate": number, LOCK_TAG: GATE}
+        with tracked_run(home, f"gate-{number}", tags) as run:
             report = pass_gate(aliases, version, beside, alias, start_trial, config)
             page = report.log(run)
             mlflow.set_tags({"verdict": report.verdict, "champion": report.champion})

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -30,6 +30,9 @@ TRAINING, VALIDATION, PUBLICATION = "pipeline", "validate", "publish-features"
 """Locks of whole flows: of those that train or register, of `validate`, of `publish-features`."""
 DATA, STORES, MONITOR = "data", "stores", "monitor"
 """Locks of what flows of any kind write to, held for the time of writing."""
+GATE = "gate"
+"""Lock of who passes the gate: one at a time, whose servers are timed."""
+KINDS = (TRAINING, VALIDATION, PUBLICATION, DATA, STORES, MONITOR, GATE)
 FOREVER = math.inf
 
 _SECONDS_BETWEEN_TRIES = 0.2
@@ -75,6 +78,31 @@ def alone_in(home: Home, what: str = TRAINING, *, wait_seconds: float = 0) -> It
             file.truncate(0)
             del _held[path]
             file.close()  # which gives the lock up
+
+
+def running_since(home: Home) -> float:
+    """When the oldest run that still goes on took its lock: seconds since 1970 UTC.
+
+    Infinite where none goes on.
+    """
+    paths = [home.root / f"{what}.lock" for what in KINDS]
+    return min((_signed(path) for path in paths), default=math.inf)
+
+
+def _signed(path: Path) -> float:
+    """When a lock was signed by who holds it; infinite where nobody does."""
+    with suppress(FileNotFoundError), _holding:
+        signed = path.stat()
+        if path in _held:
+            return signed.st_mtime
+        if signed.st_size:  # or nobody has it; trying might turn away a run that begins just now
+            try:
+                with path.open("r+") as file:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    file.truncate(0)  # of a process that was killed
+            except (BlockingIOError, PermissionError):  # as systems differ
+                return signed.st_mtime
+    return math.inf
 
 
 def _take(path: Path) -> IO[str] | None:

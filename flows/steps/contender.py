@@ -77,7 +77,7 @@ def with_transitions(
         if found is not None:
             found.save(output / TRANSITIONS)
 
-    inputs = {"model": trained.steps[-1].digest, **config.model_dump(mode="json")}
+    inputs = _inputs_below(trained) | config.model_dump(mode="json")
     done = run_step(home, "benchmark-transitions", inputs, work)
     if (done.directory / TRANSITIONS).exists():
         model.transitions = Transitions.load(done.directory / TRANSITIONS)
@@ -111,7 +111,7 @@ def _train_baseline(
         )
         model.save(output / "model")
 
-    inputs = inputs_of(data, recipe) | {"split": split.model_dump()}
+    inputs = inputs_of(data, recipe) | {"split": split.model_dump(), "step": _code()}
     done = run_training_step(home, recipe.name, inputs, run_id, work)
     model = recipe.model.load(done.directory / "model")
     return Contender(model, _count(model), (done,), users, histories)
@@ -119,6 +119,15 @@ def _train_baseline(
 
 def _count(model: Recommender) -> int:
     return sum(part.numel() for part in model.parameters())
+
+
+def _inputs_below(trained: Contender) -> dict[str, object]:
+    """What all depends on that is done with a trained model."""
+    return {"model": trained.steps[-1].digest, "code": _code()}
+
+
+def _code() -> str:
+    return source_digest(Path(__file__))
 
 
 def inputs_of(data: DataRef, recipe: BaselineRecipe) -> dict[str, object]:
@@ -148,7 +157,7 @@ def validate_contender(home: Home, split: SplitConfig, trained: Contender) -> di
         found = summarise(rank_cases(trained.model, cases))
         (output / METRICS).write_text(json.dumps(found, indent=2))
 
-    done = run_step(home, "benchmark-validation", {"model": trained.steps[-1].digest}, work)
+    done = run_step(home, "benchmark-validation", _inputs_below(trained), work)
     return json.loads((done.directory / METRICS).read_text())
 
 
@@ -167,7 +176,7 @@ def evaluate_contender(
         (output / METRICS).write_text(json.dumps(report.metrics, indent=2))
         report.users.to_parquet(output / USERS, index=False)
 
-    done = run_step(home, "benchmark-evaluation", {"model": trained.steps[-1].digest}, work)
+    done = run_step(home, "benchmark-evaluation", _inputs_below(trained), work)
     metrics: Mapping[str, float] = json.loads((done.directory / METRICS).read_text())
     cost = {
         "seconds": sum(one.cost["seconds"] for one in trained.steps),

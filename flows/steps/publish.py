@@ -73,12 +73,13 @@ def _publish(
     home: Home, data: DataRef, item_ids: Sequence[str], codes: NDArray[np.uint8], codebook_id: str
 ) -> StepResult:
     def work(output: Path, checkpoints: Path) -> None:
-        publish_codes(home, data, item_ids, codes, codebook_id, each_shard)
+        _publish_codes(home, data, item_ids, codes, codebook_id, each_shard)
 
     inputs = publish_inputs(data, codebook_id)
-    if stale := find_step(home, PUBLISH, inputs):
-        forget(stale)
-    return run_step(home, PUBLISH, inputs, work)
+    with alone_in(home, STORES, wait_seconds=FOREVER):  # of the step's folder, too
+        if stale := find_step(home, PUBLISH, inputs):
+            forget(stale)
+        return run_step(home, PUBLISH, inputs, work)
 
 
 def publish_codes(
@@ -95,15 +96,23 @@ def publish_codes(
         codebook_id: the codebook they are of.
         each_shard: has histories built, and rows written where machines share the store.
     """
-    interactions = data.read().interactions
     with alone_in(home, STORES, wait_seconds=FOREVER):
-        now = datetime.now(UTC)
-        published = publications(home.catalogue / codebook_id)
-        item_ids, codes = _with_publications(item_ids, codes, published)
-        note_published_data(home, codebook_id, "")
-        publication.publish(home, codebook_id, data.interactions, item_ids, codes, now, each_shard)
-        note_published_data(home, codebook_id, data.digest)
-        publish_statistics(home, interactions, codebook_id)
+        _publish_codes(home, data, item_ids, codes, codebook_id, each_shard)
+
+
+def _publish_codes(
+    home: Home, data: DataRef, item_ids: Sequence[str], codes: NDArray[np.uint8], codebook_id: str,
+    each_shard: EachShard,
+) -> None:  # fmt: skip
+    """`publish_codes` where the lock is held."""
+    interactions = data.read().interactions
+    now = datetime.now(UTC)
+    published = publications(home.catalogue / codebook_id)
+    item_ids, codes = _with_publications(item_ids, codes, published)
+    note_published_data(home, codebook_id, "")
+    publication.publish(home, codebook_id, data.interactions, item_ids, codes, now, each_shard)
+    note_published_data(home, codebook_id, data.digest)
+    publish_statistics(home, interactions, codebook_id)
     _bring_again(home, codebook_id, published)
     log.info(
         "publish: %d items and %d histories online, codebook %s",

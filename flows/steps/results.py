@@ -32,6 +32,7 @@ LIBRARY = Path(hymirec.__file__).parent
 COMMAND_LINE = ("cli.py", "commands", "display.py")
 """Of the library: what no result depends on."""
 COST = "cost.json"
+PARTIAL, DAMAGED = ".partial", ".damaged"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def run_step(
         return done
     digest = step_digest(name, inputs)
     final = home.runs / f"{name}-{digest}"
-    partial = final.with_suffix(".partial")
+    partial = _beside(final, PARTIAL)
     output, checkpoints = partial / "output", partial / "checkpoints"
     if output.exists():
         shutil.rmtree(output)
@@ -84,7 +85,7 @@ def run_step(
     (output / COST).write_text(json.dumps(cost))
     seal(output)
     output.rename(final)
-    shutil.rmtree(partial)
+    shutil.rmtree(partial, ignore_errors=True)  # who finds the result clears this, too
     log.info("%s: done in %.1f s", name, cost["seconds"])
     return StepResult(name, final, digest, skipped=False)
 
@@ -101,14 +102,14 @@ def find_step(home: Home, name: str, inputs: Mapping[str, object]) -> StepResult
     final = home.runs / f"{name}-{digest}"
     if not final.is_dir():
         return None
-    shutil.rmtree(final.with_suffix(".partial"), ignore_errors=True)  # of a kill after the rename
+    shutil.rmtree(_beside(final, PARTIAL), ignore_errors=True)  # of a kill after the rename
     note_use(final)
     return StepResult(name, final, digest, skipped=True) if _is_whole(final) else None
 
 
 def forget(done: StepResult) -> None:
     """Let a step be done again, since something else than its inputs has changed."""
-    gone = done.directory.with_suffix(".partial")
+    gone = _beside(done.directory, PARTIAL)
     shutil.rmtree(gone, ignore_errors=True)
     done.directory.rename(gone)  # at once: half a result must not be found
     shutil.rmtree(gone)
@@ -140,6 +141,11 @@ def measured() -> Iterator[dict[str, float]]:
         cost["peak_mb"] = int(peak.split()[1]) / 1024
 
 
+def _beside(final: Path, ending: str) -> Path:
+    """The directory of a result's name and an ending; the name may have dots of its own."""
+    return final.with_name(final.name + ending)
+
+
 def _is_whole(final: Path) -> bool:
     """Whether all files are those that were written; if not, they are put aside."""
     files = [path.stat() for path in sorted(final.rglob("*"))]
@@ -149,7 +155,7 @@ def _is_whole(final: Path) -> bool:
         if isinstance(error.__cause__, OSError):
             raise
         log.warning("%s; it is done again", error)
-        aside = final.with_suffix(".damaged")
+        aside = _beside(final, DAMAGED)
         shutil.rmtree(aside, ignore_errors=True)
         final.rename(aside)
         return False

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import LoggedModelInput, LoggedModelStatus, Metric, Param, RunTag
+from mlflow.entities import LoggedModelInput, LoggedModelStatus, Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 
 from flows.runtime.settings import EXPERIMENT
@@ -61,7 +61,7 @@ def close_killed(home: Home, lock: str) -> set[str]:
     )
     for run in found:
         client.set_terminated(run.info.run_id, "KILLED")
-    return {run.data.tags[FLOW_RUN_TAG] for run in found} - {""}
+    return {run.data.tags.get(FLOW_RUN_TAG, "") for run in found} - {""}
 
 
 def source_commit() -> str:
@@ -96,9 +96,7 @@ def component_run(run_id: str, name: str) -> Iterator[str]:
     if run.data.tags.get(FLOW_TAG) == name:
         yield run_id
         return
-    above = run.data.tags
-    tags = {tag: above[tag] for tag in (FLOW_RUN_TAG, LOCK_TAG, MLFLOW_GIT_COMMIT) if tag in above}
-    tags |= {MLFLOW_PARENT_RUN_ID: run_id, FLOW_TAG: name}
+    tags = tags_below(run) | {FLOW_TAG: name}
     own = client.create_run(run.info.experiment_id, run_name=name, tags=tags).info.run_id
     try:
         yield own
@@ -106,6 +104,13 @@ def component_run(run_id: str, name: str) -> Iterator[str]:
         client.set_terminated(own, "FAILED")
         raise
     client.set_terminated(own)
+
+
+def tags_below(run: Run) -> dict[str, str]:
+    """What a run below another has of it, so that `close_killed` ends it too."""
+    above = run.data.tags
+    tags = {tag: above[tag] for tag in (FLOW_RUN_TAG, LOCK_TAG, MLFLOW_GIT_COMMIT) if tag in above}
+    return tags | {MLFLOW_PARENT_RUN_ID: run.info.run_id}
 
 
 def log_step(run_id: str, done: StepResult) -> None:

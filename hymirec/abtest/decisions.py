@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hymirec.abtest.analysis import Estimate, Guarded
+from hymirec.abtest.analysis import Estimate, Guarded, Interval
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.metrics import METRICS
 from hymirec.abtest.readout import Readout
@@ -102,15 +102,15 @@ def doubts(experiment: Experiment, readout: Readout, winner: str) -> list[str]:
                 else f"guardrail {one.metric} of {winner} is not settled"
             )  # fmt: skip
     if winner == experiment.control.name:
-        better = [one for one in readout.primary if verdict(one) == "better"]
+        better = [one for one in readout.primary if _verdict(one) == "better"]
         return [*found, *(_says(one, "is better") for one in better)]
     own = [one for one in readout.primary if one.variant == winner]
     users = readout.exposed.counts.get(winner, 0)
     if not own:
         return [*found, f"nothing is known of {winner} in {experiment.primary}, with {users} users"]
     words = {"worse": "is worse", "open": "is not surely better"}
-    return [*found, *(f"{_says(one, words[verdict(one)])} of {users} users"
-                      for one in own if verdict(one) != "better")]  # fmt: skip
+    return [*found, *(f"{_says(one, words[_verdict(one)])} of {users} users"
+                      for one in own if _verdict(one) != "better")]  # fmt: skip
 
 
 def _unbelievable(readout: Readout) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,7 +132,7 @@ def _of_samples(experiment: Experiment, progress: Progress, readout: Readout) ->
         "users": readout.exposed.counts,
     }
     if _has_users(experiment, progress, readout):
-        verdicts = {one.variant: verdict(one) for one in readout.primary}
+        verdicts = {one.variant: _verdict(one) for one in readout.primary}
         if verdicts and all(verdicts.get(v.name) == "worse" for v in experiment.treatments):
             return Decision("roll_back", _says(readout.primary[0], "is worse"), evidence)
         onward = _onward(experiment, progress, readout, evidence)
@@ -176,7 +176,7 @@ def _onward(
 def _conclusion(
     experiment: Experiment, progress: Progress, readout: Readout, evidence: dict[str, Any]
 ) -> Decision:
-    better = [one for one in readout.primary if verdict(one) == "better"]
+    better = [one for one in readout.primary if _verdict(one) == "better"]
     better.sort(key=lambda one: one.lift if one.lift is not None else one.difference)
     if METRICS[experiment.primary].better == "down":
         better.reverse()
@@ -218,13 +218,17 @@ def _of_preference(experiment: Experiment, readout: Readout) -> Decision:
     return Decision("hold", said, evidence)
 
 
-def verdict(estimate: Estimate) -> Literal["better", "worse", "open"]:
-    """Whether a difference is surely good, surely bad, or neither."""
-    low, high = estimate.interval
+def verdict(metric: str, interval: Interval) -> Literal["better", "worse", "open"]:
+    """Whether a difference in a metric is surely good, surely bad, or neither."""
+    low, high = interval
     if low is None or high is None or low <= 0 <= high:
         return "open"
     is_up = low > 0
-    return "better" if is_up == (METRICS[estimate.metric].better == "up") else "worse"
+    return "better" if is_up == (METRICS[metric].better == "up") else "worse"
+
+
+def _verdict(estimate: Estimate) -> Literal["better", "worse", "open"]:
+    return verdict(estimate.metric, estimate.interval)
 
 
 def _is_over(experiment: Experiment, progress: Progress, readout: Readout) -> bool:

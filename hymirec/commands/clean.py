@@ -32,20 +32,22 @@ def clean(
     title = f"unused for {unused_for:g} days in {escape(str(place.root))}"
     table = Table("last used", "MB", title=title)
     table.add_column("in the home", overflow="fold")
+    cleared = []
     for one in found:
         try:
-            if not dry_run:
-                clear(one)
+            if not dry_run and not clear(one):
+                continue
         except OSError as error:
             raise HymirecError(f"{one.path} cannot be cleared: {error.strerror}") from error
+        cleared.append(one)
         used = datetime.fromtimestamp(one.last_used, UTC).date().isoformat()
         where = str(one.path.relative_to(place.root))
         table.add_row(used, f"{one.bytes / 1e6:.1f}", escape(where))
-    if found:
+    if cleared:
         out.print(table)
-    total = sum(one.bytes for one in found)
+    total = sum(one.bytes for one in cleared)
     done = "would be freed" if dry_run else "freed"
-    out.print(f"{total / 1e6:.1f} MB {done} (results: {len(found)})", soft_wrap=True)
+    out.print(f"{total / 1e6:.1f} MB {done} (results: {len(cleared)})", soft_wrap=True)
     if as_json:
-        cleared = [asdict(one) | {"path": str(one.path)} for one in found]
-        print(json.dumps({"cleared": cleared, "bytes": total, "dry_run": dry_run}))
+        rows = [asdict(one) | {"path": str(one.path)} for one in cleared]
+        print(json.dumps({"cleared": rows, "bytes": total, "dry_run": dry_run}))

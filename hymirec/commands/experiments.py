@@ -249,8 +249,9 @@ def readout(
     place, _ = _store(home)
     from flows.experiments import read_out_running
 
-    found = read_out_running(place, [name] if name else [], act=not dry_run)
-    for one in found:
+    found = []
+    for one in read_out_running(place, [name] if name else [], act=not dry_run):
+        found.append(one)
         show_readout(one.stored, one.readout.to_json())
         would = "would " if dry_run else ""
         action = escape(f"{would}{one.decision.action.replace('_', ' ')}: {one.decision.reason}")
@@ -276,7 +277,8 @@ def watch(
         signal.signal(sign, lambda *_: stop.set())
     while not stop.is_set():
         try:
-            read_out_running(place)
+            for _ in read_out_running(place):
+                pass  # it has been acted on
         except Exception as error:  # whatever it is, guardrails go on being watched
             log.warning("%s", error)
         stop.wait(every)

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from hymirec.dmil import contrast, dmil_loss
 from hymirec.examples import CutPointExamples
 from hymirec.inputs import IndexedHistory
-from hymirec.models.layers import token_scale
+from hymirec.models.layers import lookup, token_scale
 from hymirec.models.sequence import ById, IdConfig
 from hymirec.negatives import false_negatives
 from hymirec.schema import PADDING_INDEX
@@ -154,7 +154,8 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: Tensor, ago: Tensor) -> Tensor:
         """Tokens [B, T, D] and their ages [B, C, T] to [B, C, S, D]."""
         age = ago.clamp(0, len(self.positions) - 1)
-        hidden = torch.tanh(self.to_hidden(tokens)[:, None] + self.positions[age])  # [B, C, T, A]
+        positions = lookup(self.positions, age)  # [B, C, T, A]
+        hidden = torch.tanh(self.to_hidden(tokens)[:, None] + positions)
         logits = self.to_weights(hidden).masked_fill((ago < 0)[..., None], -torch.inf)
         return logits.softmax(dim=2).transpose(2, 3) @ tokens[:, None]
 

@@ -14,6 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
+from hymirec.models.layers import lookup
 from hymirec.models.sequence import IdConfig, IdRecommender
 
 
@@ -81,7 +82,8 @@ class TransductionUnit(nn.Module):
         )
         place = torch.arange(tokens.shape[1], device=tokens.device)
         distance = place[:, None] - place  # [T, T], how far back
-        bias = self.distance_bias[distance.clamp(0, self.num_positions - 1)] + self.age_bias[age]
+        distance_bias = lookup(self.distance_bias, distance.clamp(0, self.num_positions - 1))
+        bias = distance_bias + lookup(self.age_bias, age)
         # Over the longest length and not over that of a batch, on which no answer may depend.
         weights = silu(query @ key.transpose(2, 3) + bias[:, None]) / self.num_positions
         seen = (weights * (distance >= 0)) @ value  # [B, heads, T, D / heads]

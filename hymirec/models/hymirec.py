@@ -41,6 +41,7 @@ from hymirec.models.layers import (
     BackboneConfig,
     FeedForward,
     build_backbone,
+    lookup,
     token_scale,
 )
 from hymirec.models.pretrained import save_architecture, take_over, without_adapters
@@ -373,7 +374,7 @@ class CoarseLayer(nn.Module):
 
         visible = ago >= 0
         something = visible.any(dim=2, keepdim=True)
-        bias = self.age_bias[:, self.age(ago)].transpose(0, 1)  # [B, heads, C, L]
+        bias = lookup(self.age_bias.T, self.age(ago)).permute(0, 3, 1, 2)  # [B, heads, C, L]
         # Attention over nothing is not a number: such a cut looks anywhere and then forgets it.
         bias = bias.masked_fill((something & ~visible)[:, None], -torch.inf)
         bias = bias.repeat_interleave(num_queries, dim=2)  # [B, heads, C·Q, L]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import dropout, normalize, scaled_dot_product_attention
+from torch.nn.functional import dropout, embedding, normalize, scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaModel
 
 from hymirec.models.decoder import PretrainedDecoder
@@ -39,6 +39,17 @@ class BackboneConfig(BaseModel):
     """The model to start from; none unless it names one."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
+
+
+def lookup(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of a learned table [n, …] by number, int64 of any shape.
+
+    `table[index]` is the same, but on a CPU its gradient is summed in whatever order threads
+    arrive: two trainings of one seed would end with different weights.
+    """
+    if table.dim() == 1:
+        return embedding(index, table[:, None])[..., 0]
+    return embedding(index, table)
 
 
 def build_backbone(

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from hymirec.models.layers import BackboneConfig, CausalBlock
+from hymirec.models.layers import BackboneConfig, CausalBlock, lookup
 from hymirec.models.sequence import IdConfig, IdRecommender, SequenceConfig
 
 
@@ -66,5 +66,5 @@ class PositionedBlocks(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]; positions count from the first item."""
         place = torch.arange(tokens.shape[1], device=tokens.device)
-        positions = self.positions[place.clamp(max=len(self.positions) - 1)]  # past it is padding
-        return self.norm(self.layers(tokens + positions))
+        last = len(self.positions) - 1  # past it is padding
+        return self.norm(self.layers(tokens + lookup(self.positions, place.clamp(max=last))))

@@ -22,7 +22,7 @@ from hymirec.examples import NextItemExamples
 from hymirec.infonce import info_nce, log_mass
 from hymirec.inputs import IndexedHistory
 from hymirec.models.base import InterestRecommender, PlainBaseline, TrainedRecommender, TrainingData
-from hymirec.models.layers import InputDropout, token_scale
+from hymirec.models.layers import InputDropout, lookup, token_scale
 from hymirec.models.towers import ItemVectors, Tower
 from hymirec.negatives import NegativeSampler, Sampling, false_negatives
 from hymirec.schema import PADDING_INDEX
@@ -101,7 +101,7 @@ class TowerRecommender(InterestRecommender, TrainedRecommender):
         vectors, loss = self.tower(distinct)
         places = place.split([part.numel() for part in items])
         return [
-            vectors[where].unflatten(0, part.shape)
+            lookup(vectors, where).unflatten(0, part.shape)
             for where, part in zip(places, items, strict=True)
         ], loss
 

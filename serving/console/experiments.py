@@ -10,6 +10,7 @@ from features.logs.experiments import ExperimentStore
 from features.logs.readings import Reading, ReadingLog
 from features.logs.readouts import ReadoutMaker
 from features.logs.standing import StoredExperiment
+from hymirec.abtest.decisions import verdict
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.metrics import METRICS
 from hymirec.home import Home
@@ -160,13 +161,11 @@ def estimates(readout: dict[str, Any]) -> list[dict[str, Any]]:
     kinds += [("secondary", one) for one in readout["secondary"]]
     kinds += [(one["segment"], one["estimate"]) for one in readout["segments"]]
     return [
-        one | {"kind": kind, "verdict": _verdict(one), "says": METRICS[one["metric"]].says}
+        one
+        | {
+            "kind": kind,
+            "verdict": verdict(one["metric"], one["interval"]),
+            "says": METRICS[one["metric"]].says,
+        }
         for kind, one in kinds
     ]
-
-
-def _verdict(one: dict[str, Any]) -> str:
-    low, high = one["interval"]
-    if low is None or high is None or low <= 0 <= high:
-        return "open"
-    return "better" if (low > 0) == (METRICS[one["metric"]].better == "up") else "worse"

@@ -74,9 +74,9 @@ def updated(published, copied, hymirec_here):
     measure = recode._measure
     late = pd.DataFrame({"item_id": ["late"], "title": ["One Who Came Too Late"]})
 
-    def publish_meanwhile(home, package):
-        publish_items(home, late)
-        return measure(home, package)
+    def publish_meanwhile(*asked):
+        publish_items(copied, late)
+        return measure(*asked)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(recode, "_measure", publish_meanwhile)

@@ -3,7 +3,9 @@
 import mmap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,11 +13,15 @@ import torch
 
 from flows import benchmark
 from flows.benchmark import contenders, tuned
+from flows.runtime.locks import DATA, alone_in
+from flows.runtime.settings import EXPERIMENT
+from flows.steps import contender as module
 from flows.steps.contender import Contender, inputs_of, text_models, with_transitions
 from flows.steps.data import DataRef
-from flows.steps.results import StepResult, measured
+from flows.steps.results import StepResult, measured, step_digest
+from flows.tracking.record import FLOW_RUN_TAG, LOCK_TAG, close_killed
 from hymirec.display import show_trials
-from hymirec.errors import DivergedError, UsageError
+from hymirec.errors import DataError, DivergedError, UsageError
 from hymirec.evaluation.protocol import rank_cases
 from hymirec.home import Home
 from hymirec.inputs import IndexedHistory
@@ -95,6 +101,34 @@ def test_text_models_are_found_wherever_they_stand():
     assert text_models(get_baseline("hllm", TINY).model_dump(mode="json")) == set()
 
 
+def test_nobody_else_writes_a_benchmark_s_data_meanwhile(home_with_store, monkeypatch):
+    asked = []
+
+    def held(*_, **options):
+        with pytest.raises(UsageError, match="another data"), alone_in(home_with_store, DATA):
+            pass
+        asked.append(options)
+        if "as_latest" in options:
+            raise DataError("it ends here")
+
+    for name in ("ingest", "admit"):
+        monkeypatch.setattr(benchmark, name, held)
+    with pytest.raises(DataError, match="it ends here"):
+        benchmark.benchmark.fn(Path(), home_with_store.root, "tiny", ["last_item"])
+    assert asked == [{"min_events": 1}, {"as_latest": False}]
+
+
+def test_a_contender_of_a_killed_benchmark_ends_with_it(home_with_store):
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment(EXPERIMENT, home_with_store.artifact_uri)
+    tags = {"flow": "benchmark", FLOW_RUN_TAG: "", LOCK_TAG: "pipeline"}
+    parent = client.create_run(experiment, tags=tags).info.run_id
+    data, recipe = DataRef("world", Path(), "0123"), get_baseline("sasrec", TINY)
+    with benchmark._contender_run("SASRec", data, LEAVE_LAST, recipe, parent, {}) as own:
+        close_killed(home_with_store, "pipeline")
+        assert {client.get_run(run).info.status for run in (parent, own)} == {"KILLED"}
+
+
 def test_a_rate_at_which_a_model_diverges_has_lost_and_ends_nothing(monkeypatch, caplog, capsys):
     rate = get_baseline("sasrec", TINY).training.learning_rate
 
@@ -140,6 +174,37 @@ def test_transitions_are_weighed_once_and_never_saved_with_the_model(tmp_path):
         assert found.steps[-1].skipped == is_there
         assert rank_cases(found.model, LEAVE_LAST.of(histories).test).max() == 1
     assert rank_cases(contender().model, LEAVE_LAST.of(histories).test).max() > 1
+
+
+def test_other_code_of_a_step_makes_it_another(monkeypatch):
+    steps = {}
+
+    def note(home, name, inputs, *_):
+        steps.setdefault(name, set()).add(step_digest(name, inputs))
+        raise DivergedError("not at all")
+
+    monkeypatch.setattr(module, "run_step", note)
+    monkeypatch.setattr(module, "run_training_step", note)
+    items, events = pd.DataFrame({"item_id": []}), pd.DataFrame({"item_id": [], "user_id": []})
+    events["timestamp"] = pd.to_datetime([], unit="s", utc=True)
+    table = SimpleNamespace(items=items, interactions=events)
+    data = SimpleNamespace(digest="0123", read=lambda: table)
+    done = StepResult("sasrec", Path(), "0123", skipped=False)
+    trained = Contender(SASRec.__new__(SASRec), 1, (done,), [], [])
+    recipe = get_baseline("sasrec", TINY)
+    for code in ("one", "another"):
+        monkeypatch.setattr(module, "source_digest", lambda *_, code=code: code)
+        for step in (
+            lambda: module.train_contender(None, data, LEAVE_LAST, recipe, "run"),
+            lambda: module.validate_contender(None, LEAVE_LAST, trained),
+            lambda: module.evaluate_contender(None, data, LEAVE_LAST, "SASRec", 0, trained),
+            lambda: with_transitions(None, LEAVE_LAST, TransitionConfig(), trained),
+        ):
+            with pytest.raises(DivergedError, match="not at all"):
+                step()
+    assert {name: len(digests) for name, digests in steps.items()} == dict.fromkeys(
+        ("sasrec", "benchmark-validation", "benchmark-evaluation", "benchmark-transitions"), 2
+    )
 
 
 def test_cost_is_seconds_and_the_most_memory_meanwhile():

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.clean import clear, find_unused
+from flows.runtime.locks import alone_in
 from flows.steps.results import run_step
 from hymirec.cli import app
 from hymirec.home import Home
@@ -52,6 +53,32 @@ def test_a_result_that_is_found_again_counts_as_used(home):
     assert names(home) == []
 
 
+def test_what_a_run_has_taken_since_it_was_found_stays(home):
+    directory = done(home, "encoder", days=31)
+    done(home, "codebook", days=31)
+    encoder, codebook = sorted(find_unused(home, 30), key=lambda one: one.path.name, reverse=True)
+    done(home, "encoder")
+    assert not clear(encoder)
+    assert clear(codebook)
+    assert not clear(codebook)  # somebody else was faster
+    assert list(home.runs.iterdir()) == [directory]
+
+
+def test_what_a_run_may_have_taken_that_still_goes_on_stays(home):
+    done(home, "codebook", days=41)
+    done(home, "encoder", days=39)
+    lock = home.root / "pipeline.lock"
+    with alone_in(home):
+        os.utime(lock, (0, time.time() - 40 * DAY))
+        assert names(home) == ["codebook"]
+    assert names(home) == ["codebook", "encoder"]
+    lock.write_text("a process that was killed")
+    os.utime(lock, (0, time.time() - 40 * DAY))
+    assert names(home) == ["codebook", "encoder"]
+    with alone_in(home):
+        pass
+
+
 def test_half_done_and_damaged_work_and_what_a_kill_left_go_by_what_was_written_last(home):
     left = {name: home.runs / name for name in ("a.partial", "b.damaged", ".c.gone", "tmpd")}
     for directory in left.values():
@@ -69,8 +96,8 @@ def test_what_changes_meanwhile_is_in_use(home):
     assert names(home) == []
 
 
-def test_notes_of_which_data_is_which_stay(home):
-    for name in ("data", "validate"):
+def test_what_would_not_come_out_the_same_again_stays(home):
+    for name in ("data", "validate", "promote", "baseline"):
         done(home, name, days=400)
     (home.data / "0123").mkdir()
     age(home.data / "0123", 400)
@@ -92,7 +119,7 @@ def test_what_is_cleared_is_made_again(home):
     assert (directory / "weights").read_text() == "1234567"
 
 
-def test_the_command_says_what_goes_and_clears_it(home):
+def test_the_command_says_what_goes_and_clears_it(home, monkeypatch):
     directory = done(home, "encoder", days=31)
     kept = done(home, "recommender")
     place = ["--home", str(home.root), "--json"]
@@ -103,4 +130,7 @@ def test_the_command_says_what_goes_and_clears_it(home):
         assert [one["path"] for one in told["cleared"]] == [str(directory)]
         assert directory.exists() == still_there
     assert kept.exists()
+    assert "0.0 MB freed (results: 0)" in CliRunner().invoke(app, ["clean", *place]).output
+    age(kept, 31)
+    monkeypatch.setattr("flows.clean.clear", lambda unused: False)  # used since
     assert "0.0 MB freed (results: 0)" in CliRunner().invoke(app, ["clean", *place]).output

@@ -105,6 +105,7 @@ def test_a_version_with_a_refitted_codebook_is_trained_again_as_its_parent_was(
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     experiment = client.create_experiment("hymirec", home.artifact_uri)
     settings = {
+        "first_training.seed": "1",
         "encoder.backbone.pretrained.source": "/a/text/model",
         "encoder.backbone.pretrained.tuning": "lora",
     }
@@ -119,7 +120,7 @@ def test_a_version_with_a_refitted_codebook_is_trained_again_as_its_parent_was(
     served = SimpleNamespace(version=version, codebook_id="third", info={"recipe": "small"})
     assert published_under(home, served) == ["first", "second", "third"]
     assert _as_trained(home, served) == {
-        "recipe": "small", "backbone": "/a/text/model", "tuning": "lora",
+        "recipe": "small", "seed": 1, "backbone": "/a/text/model", "tuning": "lora",
     }  # fmt: skip
 
     def away(*_):

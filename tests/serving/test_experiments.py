@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from features.logs.exposures import ExposureLog
 from hymirec.abtest.definition import Experiment
+from hymirec.query import Query
 from serving.experiments import ExperimentRollout
 from serving.gateway import create_app
 
@@ -227,6 +228,37 @@ def test_interleaving_mixes_two_lists_and_remembers_who_picked(home, begun, serv
         assert [int(int(item[1:]) > 100) for item in row["items"]] == row["teams"]
     assert set(rows["model_version"]) == {"1+2"}
     assert {row["teams"][0] for row in rows.to_dict("records")} == {0, 1}
+
+
+@pytest.mark.parametrize("mode", ["interleaving", "shadow"])
+def test_settings_that_do_not_fit_cost_nobody_an_answer(home, begun, serve, mode):
+    wrong = [DECLARED["variants"][0], DECLARED["variants"][1] | {"settings": {"k": 0}}]
+    begun(mode=mode, ramp=DECLARED["ramp"][1:], variants=wrong)
+    with serve() as served:
+        assert len(served.ask("u1")["recommendations"]) == 4
+        log = ExposureLog(home)
+        wait_until(lambda: mode == "interleaving" or len(log.shadows("one")) == 1)
+        log.close()
+
+
+def test_one_that_was_paused_waits_for_its_versions_again(home, store, begun):
+    begun(ramp=DECLARED["ramp"][1:])
+    ready = {1, 2}
+    with ExperimentRollout(home) as rollout:
+        rollout.serve_from(lambda version: version in ready)
+
+        def shown():
+            rollout.look()
+            return rollout.route("u1", Query(), {}).variant
+
+        assert shown().startswith("one/")
+        store.pause("one", reason="test")
+        assert shown() == ""
+        ready.discard(2)  # nobody needs it now
+        store.resume("one")
+        assert shown() == ""
+        ready.add(2)
+        assert shown().startswith("one/")
 
 
 def test_a_shadow_is_asked_and_never_shown(home, begun, serve):

@@ -100,6 +100,14 @@ def test_an_event_belongs_to_the_last_list_before_it_or_to_the_one_it_names(worl
     ]  # fmt: skip
 
 
+def test_a_list_asked_for_twice_under_one_id_has_its_click_once(world, experiment):
+    for at in (0, 5):
+        world.shows("u1", ["a", "b"], at, request_id="again")
+    world.happens("u1", "a", 9, request_id="again", value=2.0)
+    one = of(world.counted(experiment), "u1")
+    assert (one["shown"], one["clicks"], one["value"]) == (4, 1, 2.0)
+
+
 def test_a_click_in_the_second_of_its_list_counts_though_seconds_are_whole(world, experiment):
     world.shows("u", "a", 0.9)
     world.happens("u", "a", 0)

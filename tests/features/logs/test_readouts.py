@@ -13,6 +13,7 @@ from features.logs.readouts import ReadoutMaker
 from hymirec.abtest.decisions import decide
 from hymirec.abtest.definition import Experiment
 from hymirec.abtest.planning import Plan
+from hymirec.additions import Additions, publish
 from hymirec.home import Home
 
 VERSIONS = {"control": 7, "new": 8}
@@ -142,6 +143,31 @@ def test_new_items_become_known(home, maker, started):
     assert (cold.control, cold.treatment) == (0, pytest.approx(1 / 3, abs=0.02))
 
 
+def test_an_item_whose_text_has_changed_is_not_new(home, maker):
+    def published(ids, is_new):
+        n = len(ids)
+        vectors, codes = np.ones((n, 4), np.float32), np.ones((n, 2), np.uint8)
+        publish(home.catalogue / "abc", Additions(ids, ids, ids, vectors, codes, is_new=is_new))
+
+    published(["old", "new"], [False, True])
+    published(["new", "newer"], [False, True])
+    assert set(maker._publication_times({"abc"}, 0.0)) == {"new", "newer"}
+
+
+def test_what_makes_an_item_known_stays_when_the_experiment_pauses(home, maker, started):
+    published = home.catalogue / "abc"
+    published.mkdir(parents=True)
+    pd.DataFrame({"item_id": ITEMS[200:]}).to_parquet(published / "000001.parquet")
+    stored = started(secondary=["item_cold_start"], name="one")
+    simulate(maker, stored, (0.1, 0.1), reach=(100, 300), users=300)
+    (running,) = maker.read(stored).items
+    store = ExperimentStore(home)
+    paused = store.pause("one", reason="test")
+    store.close()
+    (found,) = maker.read(paused).items
+    assert (found.control, found.treatment) == (running.control, running.treatment) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -165,7 +191,7 @@ def test_a_damaged_publication_keeps_no_guardrail_waiting(home, maker, started, 
     pd.DataFrame({"item_id": ITEMS[200:]}).to_parquet(published / "000002.parquet")
     simulate(maker, started(), (0.1, 0.1), users=50)  # and reads it out
     assert set(maker._publication_times({"abc"}, 0.0)) == set(ITEMS[200:])
-    assert "000001.parquet: its items do not count as new" in caplog.text
+    assert f"its items do not count as new: {published / '000001.parquet'}: not a " in caplog.text
 
 
 def test_a_plan_is_made_of_what_was_served(maker, started):
@@ -177,6 +203,14 @@ def test_a_plan_is_made_of_what_was_served(maker, started):
     # A rate of 0.1 over 16 items a user: its deviation is √(0.1·0.9/16), a lift of 5 % 0.005.
     assert found.users_at_one_look == pytest.approx(2 * (2.8**2) * 0.09 / 16 / 0.005**2, rel=0.15)
     assert found.days is not None
+    # In experiments of two layers a user has two rows for every list.
+    twice = maker.exposures.of_experiment("one").to_dict("records")
+    maker.exposures.append(
+        [row | {"exposure_id": f"again {number}", "kind": "Exposure", "experiment": "two"}
+         for number, row in enumerate(twice)]
+    )  # fmt: skip
+    again = maker.plan(stored.experiment)
+    assert (again.baseline, again.users_at_one_look) == (found.baseline, found.users_at_one_look)
     mixed = stored.experiment.model_copy(update={"mode": "interleaving"})
     assert f"would need {found.users_per_variant} users of each variant" in maker.plan(mixed)
     hidden = stored.experiment.model_copy(update={"mode": "shadow"})

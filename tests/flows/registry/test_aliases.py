@@ -1,16 +1,22 @@
 """Aliases of a real registry: moved, rolled back, moved behind our back; all of it recorded."""
 
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from features import online
-from features.logs.audit_log import FORCED, NOTICED, PROMOTION, ROLLBACK
+from features.logs.audit_log import FORCED, NOMINATION, NOTICED, PROMOTION, ROLLBACK
 from flows.registry.aliases import Aliases
-from flows.registry.promote import place_new
+from flows.registry.promote import place_new, promote_version
 from flows.registry.served import served_versions
+from flows.runtime.locks import alone_in
+from flows.steps.results import StepResult
+from flows.tasks import Standing, standing_of
+from hymirec.display import show_metrics
 from hymirec.errors import HymirecError, UsageError
 from hymirec.home import Home
 
@@ -52,6 +58,45 @@ def test_a_move_is_made_and_recorded(aliases):
     assert aliases.history() == [entry]
 
 
+def test_a_version_that_passed_and_lost_its_alias_is_said_to_have_passed(aliases, tmp_path, capsys):
+    judged = StepResult("promote", tmp_path, "0123", skipped=True)
+    (tmp_path / "standing.json").write_text('"challenger"')
+    promote(aliases, "1")
+    aliases.move("challenger", "2", NOMINATION, reason="test")
+    found = [standing_of(version, judged) for version in (1, 2, 3)]
+    assert found == ["champion", "challenger", "passed"]
+    (tmp_path / "standing.json").write_text('"refused"')
+    assert standing_of(3, judged) == "refused"
+    assert set(get_args(Standing)) == {*found, "refused"}
+    none = dict.fromkeys(("R@10", "R@50", "R@200", "N@10", "N@50", "N@200"), 0.0)
+    show_metrics(SimpleNamespace(model_version=3, standing="passed", metrics=none, popularity=none))
+    assert "no alias any more: `hymirec promote 3` compares" in capsys.readouterr().out
+
+
+def test_who_passes_the_gate_is_alone_and_ends_the_run_of_a_gate_that_was_killed(home, monkeypatch):
+    client = MlflowClient()
+    experiment = client.create_experiment("hymirec", home.artifact_uri)
+
+    def passing(*_):
+        (run,) = client.search_runs([experiment], "attributes.status = 'RUNNING'")
+        if killed:
+            (gone,) = killed
+            assert client.get_run(gone).info.status == "KILLED"
+            assert run.info.run_id != gone
+        else:
+            killed.append(run.info.run_id)
+            with pytest.raises(UsageError, match="another gate"), alone_in(home, "gate"):
+                pass
+        raise HymirecError("it ends here")
+
+    killed = []
+    monkeypatch.setattr("flows.gate.passage.pass_gate", passing)
+    for _ in range(2):
+        with pytest.raises(HymirecError, match="it ends here"):
+            promote_version(home, "2", "champion", None)
+        client.update_run(killed[0], "RUNNING")  # as if nobody had been left to end it
+
+
 def test_a_registry_that_is_away_is_not_taken_for_an_empty_one(aliases, monkeypatch):
     def away(*_):
         raise MlflowException("API request to http://mlflow:5000 failed\nwith a trace")
@@ -73,6 +118,23 @@ def test_a_move_that_cannot_be_recorded_is_not_made(aliases, monkeypatch):
     with pytest.raises(HymirecError):
         promote(aliases, "2")
     assert aliases.get("champion") == "1"
+
+
+def test_a_champion_is_one_though_other_aliases_cannot_follow(aliases, monkeypatch, caplog):
+    promote(aliases, "1")
+    aliases.move("challenger", "2", PROMOTION, reason="test")
+    monkeypatch.setattr(aliases, "_goes_back_to", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # what is no registry's fault is not hidden
+        promote(aliases, "2")
+
+    def away():
+        raise MlflowException("the registry is away\nwith a trace")
+
+    monkeypatch.setattr(aliases, "_goes_back_to", away)
+    promote(aliases, "3")
+    assert aliases.get("champion") == "3"
+    assert "version 3 is champion, but previous and challenger could not be" in caplog.text
+    assert "3" in {entry.after for entry in aliases.history()}
 
 
 def test_ten_times_there_and_back(aliases):

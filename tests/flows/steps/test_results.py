@@ -59,6 +59,20 @@ def test_work_is_done_once_and_found_again(home, caplog):
     assert [path.name for path in home.runs.iterdir()] == [first.directory.name]
 
 
+def test_models_of_names_with_dots_do_not_meet(home):
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run_step(home, "my-model-0.7", {}, Work(failing=True))
+    assert not run_step(home, "my-model-0.5", {}, Work("half")).skipped
+    assert run_step(home, "my-model-0.5", {}, Work()).skipped
+    work = Work("seven tenths")
+    done = run_step(home, "my-model-0.7", {}, work)
+    assert work.found == {"epoch-1": "result"}  # of its own first attempt
+    (done.directory / "file.txt").write_text("wrong")
+    assert find_step(home, "my-model-0.7", {}) is None
+    aside = home.runs / f"{done.directory.name}.damaged"
+    assert (aside / "file.txt").read_text() == "wrong"
+
+
 @pytest.mark.parametrize("inputs", [{"data": "abd"}, {"data": "abc", "more": None}, {}])
 def test_other_inputs_are_worked_on_anew_and_the_old_result_stays(inputs, home):
     first = run_step(home, "encoder", {"data": "abc"}, Work("one"))

@@ -107,6 +107,28 @@ def test_a_batch_of_its_examples_moves_every_parameter(trained_class, build, ran
             assert parameter.grad.isfinite().all(), name
 
 
+def test_gradients_are_the_same_every_time(trained_class, build, random_histories):
+    """With two threads, and so much that PyTorch uses both: it adds up some things as they come."""
+    model = build(trained_class).train()
+    examples = model.examples(random_histories([30] * 300, seed=7))
+    batch = examples.collate([examples[i] for i in range(len(examples))])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for _ in range(4):
+            torch.manual_seed(0)
+            model.zero_grad()
+            model(**batch)["loss"].backward()
+            found.append({name: one.grad for name, one in model.named_parameters()})
+    finally:
+        torch.set_num_threads(threads)
+    first, *others = found
+    for other in others:
+        for name, gradient in first.items():
+            assert gradient is None or torch.equal(other[name], gradient), name
+
+
 def test_examples_without_any_target_teach_nothing(trained_class, build, history_of):
     model = build(trained_class).train()
     examples = model.examples([history_of([1, 2, 3])])
