@@ -31,7 +31,7 @@ Work = Callable[[FlowRun, Home, DataRef, Recipe], FlowResult]
 _ARGUMENTS = """
 Args:
     home: where all state is.
-    recipe: a name in `hymirec.recipes`.
+    recipe: a name in `hymirec.recipes`, or `module:function`.
     backbone: reads the item texts in place of the recipe's own: a directory or a hub name.
     tuning: how much of the backbone trains: full, lora or frozen.
     seed: of all trainings, in place of the recipe's.

@@ -69,7 +69,7 @@ def pipeline(
     Args:
         data: a folder that `hymirec.datasets.load` reads.
         home: where all state goes.
-        recipe: a name in `hymirec.recipes`.
+        recipe: a name in `hymirec.recipes`, or `module:function`.
         backbone: reads the item texts in place of the recipe's own: a directory or a hub name.
         tuning: how much of the backbone trains: full, lora or frozen.
         seed: of all trainings, in place of the recipe's.

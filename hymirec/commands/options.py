@@ -24,7 +24,8 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")
 ]
 
-RecipeOption = Annotated[str, typer.Option(help="A named set of all settings.")]
+RECIPE_HELP = "A named set of all settings, or module:function of your own."
+RecipeOption = Annotated[str, typer.Option(help=RECIPE_HELP)]
 
 
 def configured(home: Path) -> Home:

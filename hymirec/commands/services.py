@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hymirec import supervision
-from hymirec.commands.options import HomeOption, JsonOption, configured
+from hymirec.commands.options import RECIPE_HELP, HomeOption, JsonOption, configured
 from hymirec.display import out, show_wide
 from hymirec.errors import UsageError
 from hymirec.home import DEFAULT_HOME, Home
@@ -54,7 +54,7 @@ def up(
             help="Folder that is validated and published by schedule, and trained on by `pipeline`."
         ),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A named set of all settings.")] = None,
+    recipe: Annotated[str | None, typer.Option(help=RECIPE_HELP)] = None,
     webhook: Annotated[
         str,
         typer.Option(

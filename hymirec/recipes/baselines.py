@@ -8,11 +8,7 @@ sizes. What a method needs otherwise is set here and nowhere else. To add a mode
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from hymirec.errors import UsageError
@@ -30,6 +26,7 @@ from hymirec.models.popularity import PopularityConfig, PopularityRecommender
 from hymirec.models.sasrec import SASRec, SASRecConfig
 from hymirec.models.sequence import SequenceConfig
 from hymirec.recipes.base import BaselineRecipe, Recipe
+from hymirec.recipes.outside import is_outside, made_outside
 
 FASTER = 3.0
 """Times the first stage's learning rate: those that are given it validated best at it wherever it
@@ -176,31 +173,12 @@ def get_baseline(name: str, size: Recipe) -> BaselineRecipe:
     """
     if name in BASELINES:
         return BASELINES[name](size)
-    module, _, function = name.partition(":")
-    if not (module and function):
+    if not is_outside(name):
         known = ", ".join(sorted(BASELINES))
         raise UsageError(
             f"no model is called {name!r}; there are hymirec, {known}, or module:function"
         )
-    try:
-        with _importing_from_here():
-            made = getattr(importlib.import_module(module), function)(size)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"model {name}: {error}") from error
-    if not isinstance(made, BaselineRecipe):
-        raise UsageError(f"model {name}: it makes {type(made).__name__}, not a BaselineRecipe")
-    return made
-
-
-@contextmanager
-def _importing_from_here() -> Iterator[None]:
-    """Find modules of the working directory, as `python` does and an installed command does not."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
+    return made_outside("model", name, BaselineRecipe, size)
 
 
 def _trained(

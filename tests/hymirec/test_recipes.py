@@ -4,6 +4,10 @@ import importlib
 import inspect
 import math
 import pkgutil
+import re
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,3 +158,25 @@ def test_unknown_settings_of_a_recipe_are_refused():
         Recipe.model_validate(settings)
     with pytest.raises(ValueError, match="layers"):
         ResidualConfig(layers=3)
+
+
+def test_the_recipe_of_the_documentation_is_found_where_it_is_asked_for(tmp_path, monkeypatch):
+    documentation = Path(__file__).parents[2] / "docs" / "training.md"
+    block = re.search(
+        r"    # mine\.py\n((?:    .*\n|\n)+?)\n    hymirec ", documentation.read_text()
+    )
+    (tmp_path / "mine.py").write_text(textwrap.dedent(block[1]))
+    monkeypatch.chdir(tmp_path)
+    found, base = get_recipe("mine:careful"), get_recipe("base")
+    # By the name that a retraining asks for it again.
+    assert found.name == "mine:careful"
+    assert found.first_training.learning_rate == 1e-4
+    rate = {"learning_rate": base.first_training.learning_rate}
+    again = found.first_training.model_copy(update=rate)
+    assert found.model_copy(update={"name": "base", "first_training": again}) == base
+    sys.modules.pop("mine")
+    with pytest.raises(UsageError, match="recipe mine:careless: module 'mine' has no attribute"):
+        get_recipe("mine:careless")
+    sys.modules.pop("mine")
+    with pytest.raises(UsageError, match="recipe builtins:dict: it makes dict, not a Recipe"):
+        get_recipe("builtins:dict")
