@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import dropout, embedding, normalize, scaled_dot_product_attention
+from torch.nn.functional import dropout, normalize, scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaModel
 
 from hymirec.models.decoder import PretrainedDecoder
@@ -47,9 +47,7 @@ def lookup(table: Tensor, index: Tensor) -> Tensor:
     `table[index]` is the same, but on a CPU its gradient is summed in whatever order threads
     arrive: two trainings of one seed would end with different weights.
     """
-    if table.dim() == 1:
-        return embedding(index, table[:, None])[..., 0]
-    return embedding(index, table)
+    return table.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def build_backbone(
