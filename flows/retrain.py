@@ -21,6 +21,7 @@ from flows.runtime.settings import CHALLENGER, CHAMPION, ENCODER_MODEL_TAG
 from flows.tasks import Standing
 from hymirec.datasets import read as read_data
 from hymirec.home import Home
+from hymirec.recipes import get_recipe
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,10 @@ def _as_trained(home: Home, served: ServedVersion) -> dict[str, Any]:
     params = client.get_logged_model(served.version.tags[ENCODER_MODEL_TAG]).params
     source = params.get("encoder.backbone.pretrained.source", "")
     arguments: dict[str, Any] = {"recipe": served.info["recipe"]}
-    if seed := params.get("first_training.seed", ""):
-        arguments["seed"] = int(seed)  # one for all trainings
+    seed = int(params.get("first_training.seed", 0))
+    # A seed that is named is one for all trainings; a recipe may have several.
+    if seed != get_recipe(arguments["recipe"]).first_training.seed:
+        arguments["seed"] = seed
     if source:
         tuning = params["encoder.backbone.pretrained.tuning"]
         arguments |= {"backbone": source, "tuning": tuning}

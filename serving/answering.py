@@ -50,6 +50,7 @@ class Answerer:
         self.metrics = metrics
         self.lag = lag
         self._shadows: set[asyncio.Task[None]] = set()
+        self._wrong: set[int] = set()
 
     async def answer(self, ask: Ask, request: Request) -> tuple[dict[str, Any], dict[str, float]]:
         """The answer as JSON values, and how long its stages took, in seconds.
@@ -109,14 +110,14 @@ class Answerer:
         self, version: ServedVersion, beside: Beside, ask: Ask, query: Query, request_id: str
     ) -> tuple[dict[str, Any], dict[str, float], list[int]]:
         """The lists of two versions in one; the first's where the other gives none."""
-        second = self.fleet.served(beside.version)
-        if second is None:
+        second, other_query = self.fleet.served(beside.version), self._beside(query, beside)
+        if second is None or other_query is None:
             prediction, stages = await self._predict(version, ask.user_id, query)
             prediction["degraded"] = prediction["degraded"] or NOT_ROUTED
             return prediction, stages, []
         (prediction, stages), (other, _) = await asyncio.gather(
             self._predict(version, ask.user_id, query),
-            self._predict(second, ask.user_id, _beside(query, beside)),
+            self._predict(second, ask.user_id, other_query),
         )
         if prediction["degraded"] in FALLBACKS or other["degraded"] in FALLBACKS:
             prediction["degraded"] = prediction["degraded"] or other["degraded"]
@@ -145,11 +146,11 @@ class Answerer:
     async def _shadow(
         self, beside: Beside, ask: Ask, answered: Answered, shown_seconds: float
     ) -> None:
-        version = self.fleet.served(beside.version)
-        if version is None:
-            return  # it is on its way up
+        version, query = self.fleet.served(beside.version), self._beside(ask.query, beside)
+        if version is None or query is None:
+            return  # it is on its way up, or cannot be asked this
         started = time.perf_counter()
-        prediction, _ = await self._predict(version, ask.user_id, _beside(ask.query, beside))
+        prediction, _ = await self._predict(version, ask.user_id, query)
         failed = prediction["degraded"] if prediction["degraded"] in FALLBACKS else ""
         shadowed = Shadowed(
             answered, [] if failed else prediction["recommendations"], failed,
@@ -159,6 +160,24 @@ class Answerer:
             await self.rollout.on_shadow(shadowed)
         except Exception:
             log.exception("request %s: its shadow could not be noted", answered.request_id)
+
+    def _beside(self, query: Query, beside: Beside) -> Query | None:
+        """What the second version is asked: the request, with the variant's settings.
+
+        None where they do not fit. They are looked at when an experiment starts, but a later
+        release may take other ones; that is to cost nobody an answer.
+        """
+        if not beside.settings:
+            return query
+        try:
+            return query.with_settings(**beside.settings)
+        except ValidationError as error:
+            if beside.version not in self._wrong:  # once, not for every request
+                self._wrong.add(beside.version)
+                log.error(
+                    "version %d cannot be asked as its variant says: %s", beside.version, error
+                )
+            return None
 
     def _route(self, ask: Ask) -> tuple[Route, Query]:
         query = ask.query
@@ -199,18 +218,3 @@ class Answerer:
             "recommendations": popular(version.popular, query),
         }
         return fallback, {}
-
-
-def _beside(query: Query, beside: Beside) -> Query:
-    """What the second version is asked: the request, with the variant's settings where they fit.
-
-    They are looked at when an experiment starts. A request that they do not go with, or settings
-    that a later release takes no more, cost nobody an answer.
-    """
-    if not beside.settings:
-        return query
-    try:
-        return query.with_settings(**beside.settings)
-    except ValidationError as error:
-        log.error("the settings of a variant are wrong: %s", error)
-        return query

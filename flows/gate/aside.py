@@ -53,7 +53,7 @@ def _run(command: list[str], answer: IO[str]) -> tuple[int, str]:
         try:
             for line in process.stderr:
                 last = line.strip() or last
-                if last.startswith("gate: "):
+                if last.startswith(("gate: ", "another gate ")):
                     log.info("%s", last)
         except BaseException:
             process.kill()

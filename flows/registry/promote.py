@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GATE_METRIC = "R@10"
+JUDGE_WAITS = 300.0
+"""Seconds that a verdict alone waits for another gate."""
 
 Placed = Literal["champion", "challenger", "refused"]
 """What has become of a new version: it answers, it waits to be promoted, or neither."""
@@ -162,13 +164,15 @@ def promote_version(
 
     Raises:
         UsageError: there is no such version, it has the alias already, the champion has changed
-            meanwhile, or the gate cannot judge.
+            meanwhile, the gate cannot judge, or another goes on for longer than `judge_only` waits.
         HymirecError: a version cannot be evaluated.
     """
     # Imported here since Feast takes seconds, which a pipeline need not wait for.
     from flows.gate.passage import pass_gate
 
-    with closing(Aliases(home)) as aliases, alone_in(home, GATE, wait_seconds=FOREVER):
+    # Who asks for an experiment has others to look after.
+    wait_seconds = JUDGE_WAITS if judge_only else FOREVER
+    with closing(Aliases(home)) as aliases, alone_in(home, GATE, wait_seconds=wait_seconds):
         close_killed(home, GATE)
         version = _asked_for(aliases, name, alias)
         number = str(version.version)

@@ -3,7 +3,7 @@
 In this order: a broken guardrail rolls back, a sample-ratio mismatch pauses, a primary metric that
 is surely worse rolls back, one that is surely better with all guardrails held concludes, and a step
 with samples enough and nothing broken ramps. All else holds: no data is no good news. Interleaving
-goes by which version is preferred, on any step; a shadow only ramps.
+goes by which version is preferred, on any step; a shadow only ramps, or pauses.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ class Told:
 
     data: str = ""
     recipe: str = "small"
+    code: str = ""
     deployments: str = ""
     entered: str = ""
     prefect_port: int = 4200
@@ -79,8 +80,14 @@ def up(
     """
     wanted = _known(names)
     place = configured(home).create()
+    if recipe:
+        from hymirec.recipes import get_recipe
+
+        get_recipe(recipe)
+    # One of the caller's own is looked for by the worker as well, which stands elsewhere.
+    code = (str(Path.cwd()) if ":" in recipe else "") if recipe else None
     told = _told(
-        place, data=str(data.resolve()) if data else None, recipe=recipe,
+        place, data=str(data.resolve()) if data else None, recipe=recipe, code=code,
         deployments=str(deployments.resolve()) if deployments else None,
         prefect_port=prefect_port, mlflow_port=mlflow_port, gateway_port=gateway_port,
     )  # fmt: skip
@@ -91,9 +98,6 @@ def up(
             raise UsageError(f"{told.data} is not a folder")
         if not _schedules(told).is_file():
             raise UsageError(f"{_schedules(told)} is not a file")
-        from hymirec.recipes import get_recipe
-
-        get_recipe(told.recipe)
     _remember(place, told)
     with supervision.one_at_a_time(place):
         for name in [one for one in SERVICES if one in wanted]:
@@ -274,6 +278,9 @@ def _environment(home: Home, told: Told, name: str = "") -> dict[str, str]:
         "PREFECT_UI_API_URL": f"http://{HOST}:{told.prefect_port}/api",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
+    if told.code:
+        paths = [told.code, os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     prefect = supervision.find(home, "prefect")
     if prefect is not None and prefect.process is not None:
         environment["PREFECT_API_URL"] = f"{prefect.url}/api"

@@ -44,9 +44,12 @@ class BackboneConfig(BaseModel):
 def lookup(table: Tensor, index: Tensor) -> Tensor:
     """Rows of a learned table [n, …] by number, int64 of any shape.
 
-    `table[index]` is the same, but on a CPU its gradient is summed in whatever order threads
-    arrive: two trainings of one seed would end with different weights.
+    PyTorch sums the gradient of `table[index]` in whatever order threads arrive on a CPU, and that
+    of `index_select` on a GPU (`torch.use_deterministic_algorithms` lists them): two trainings of
+    one seed would end with different weights.
     """
+    if table.is_cuda:
+        return table[index]
     return table.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 

@@ -33,11 +33,12 @@ def made_outside(kind: str, name: str, result: type[Made], *arguments: object) -
         UsageError: there is no such module or function, or it makes something else.
     """
     module, _, function = name.partition(":")
-    try:
-        with _importing_from_here():
-            made = getattr(importlib.import_module(module), function)(*arguments)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{kind} {name}: {error}") from error
+    with _importing_from_here():
+        try:
+            make = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, TypeError) as error:  # the last: `.module`
+            raise UsageError(f"{kind} {name}: {error}") from error
+        made = make(*arguments)
     if not isinstance(made, result):
         raise UsageError(f"{kind} {name}: it makes {type(made).__name__}, not a {result.__name__}")
     return made

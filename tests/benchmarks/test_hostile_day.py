@@ -10,9 +10,10 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import psutil
+import psycopg
 import pytest
 
 from benchmarks.hostile_day import injuries, report
@@ -338,11 +339,19 @@ def test_what_was_to_be_away_and_was_not_is_found(day, name, there):
     assert day.stage.wire.mend.call_count == (2 if there == "registry_answers" else 0)
 
 
-def test_a_registry_behind_a_cut_wire_does_not_answer(echo):
-    wire = Wire(echo)
-    wire.cut()
-    stage = Mock(registry=f"postgresql://nobody@127.0.0.1:{wire.port}/feast")
-    assert not Stage.registry_answers(stage)
+@pytest.mark.parametrize(
+    ("said", "answers"), [({"return_value": (1,)}, True), ({"return_value": None}, False),
+                          ({"side_effect": psycopg.OperationalError("server closed")}, False)],
+)  # fmt: skip
+def test_a_registry_answers_if_it_can_be_asked(monkeypatch, said, answers):
+    connection = MagicMock()
+    connection.__enter__.return_value.execute.return_value.fetchone.configure_mock(**said)
+    connect = Mock(return_value=connection)
+    monkeypatch.setattr(psycopg, "connect", connect)
+    assert Stage.registry_answers(Mock(registry="postgresql://host/feast")) is answers
+    assert connect.call_args.args == ("postgresql://host/feast",)
+    connect.side_effect = psycopg.OperationalError("connection refused")
+    assert not Stage.registry_answers(Mock(registry="postgresql://host/feast"))
 
 
 def test_served_files_have_to_be_what_they_were(day, tmp_path):

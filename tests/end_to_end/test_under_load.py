@@ -24,7 +24,8 @@ SWITCHES = 10
 @pytest.fixture(scope="module")
 def registry(home):
     """The home's registry, with a second version of the same model."""
-    os.environ["MLFLOW_TRACKING_URI"] = home.mlflow_uri
+    # Of the process, too: a version of a logged model is looked for where that says.
+    mlflow.set_tracking_uri(home.mlflow_uri)
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     first = client.get_model_version("hymirec", "1")
     if len(client.search_model_versions("name = 'hymirec'")) == 1:

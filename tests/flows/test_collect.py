@@ -122,6 +122,12 @@ def test_a_version_with_a_refitted_codebook_is_trained_again_as_its_parent_was(
     assert _as_trained(home, served) == {
         "recipe": "small", "seed": 1, "backbone": "/a/text/model", "tuning": "lora",
     }  # fmt: skip
+    # Of a seed that nobody named, the recipe's own stand, one for each training.
+    params = client.get_logged_model(encoder).params | {"first_training.seed": "0"}
+    plain = client.create_logged_model(experiment, name="encoder", params=params).model_id
+    client.set_model_version_tag("hymirec", "3", "encoder_model", plain)
+    served.version = client.get_model_version("hymirec", "3")
+    assert "seed" not in _as_trained(home, served)
 
     def away(*_):
         raise MlflowException("API request to http://mlflow:5000 failed\nwith a trace")

@@ -178,5 +178,7 @@ def test_the_recipe_of_the_documentation_is_found_where_it_is_asked_for(tmp_path
     with pytest.raises(UsageError, match="recipe mine:careless: module 'mine' has no attribute"):
         get_recipe("mine:careless")
     sys.modules.pop("mine")
+    with pytest.raises(UsageError, match=r"recipe \.mine:careful: the 'package' argument is"):
+        get_recipe(".mine:careful")
     with pytest.raises(UsageError, match="recipe builtins:dict: it makes dict, not a Recipe"):
         get_recipe("builtins:dict")

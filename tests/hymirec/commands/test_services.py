@@ -61,6 +61,14 @@ def test_what_is_told_once_is_remembered(tmp_path):
     assert told.mlflow_port == 5000
 
 
+def test_programs_find_a_recipe_of_the_callers_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    home = Home.at(tmp_path).create()
+    environment = services._environment(home, services.Told(code="/mine"), "worker")
+    assert environment["PYTHONPATH"] == os.pathsep.join(["/mine", "/elsewhere"])
+    assert services._environment(home, services.Told(), "worker")["PYTHONPATH"] == "/elsewhere"
+
+
 def test_programs_are_told_of_a_server_that_runs_and_not_of_one_that_ran(tmp_path, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     home = Home.at(tmp_path).create()
