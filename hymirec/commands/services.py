@@ -80,12 +80,14 @@ def up(
     """
     wanted = _known(names)
     place = configured(home).create()
+    code = None
     if recipe:
         from hymirec.recipes import get_recipe
+        from hymirec.recipes.outside import is_outside
 
         get_recipe(recipe)
-    # One of the caller's own is looked for by the worker as well, which stands elsewhere.
-    code = (str(Path.cwd()) if ":" in recipe else "") if recipe else None
+        # One of the caller's own is looked for by the worker as well, which stands elsewhere.
+        code = str(Path.cwd()) if is_outside(recipe) else ""
     told = _told(
         place, data=str(data.resolve()) if data else None, recipe=recipe, code=code,
         deployments=str(deployments.resolve()) if deployments else None,
