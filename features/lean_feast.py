@@ -66,12 +66,15 @@ with _leaving_out_checks_and_torch():
         FeatureServiceNotFoundException,
         FeatureViewNotFoundException,
     )
-    from feast.infra.registry.sql import FeastRegistrySchemaError
+    from feast.infra.registry.base_registry import BaseRegistry
+    from feast.infra.registry.sql import FeastRegistrySchemaError, SqlRegistry
+    from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
     from feast.types import Bytes, Int64, String
 
 __all__ = [
+    "BaseRegistry",
     "Bytes",
     "DataSourceNotFoundException",
     "DataSourceObjectNotFoundException",
@@ -88,7 +91,9 @@ __all__ = [
     "FileSource",
     "Int64",
     "PushSource",
+    "RegistryProto",
     "RepoConfig",
+    "SqlRegistry",
     "String",
     "Value",
     "ValueType",

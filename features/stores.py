@@ -13,6 +13,7 @@ import functools
 import os
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from features.addresses import hide_password, postgresql_url, redis_connection
 from features.definitions import codebook_of_service, history_view_name, item_view_name
 from features.lean_feast import (
+    BaseRegistry,
     FeastModuleImportError,
     FeastRegistrySchemaError,
     FeatureStore,
+    RegistryProto,
     RepoConfig,
+    SqlRegistry,
 )
 from features.logs.database import ENV_EVENT_LOG
 from hymirec.errors import HymirecError, UsageError, VersionError
@@ -115,7 +119,7 @@ def open_store(home: Home, *, mlflow_uri: str = "") -> FeatureStore:
         raise HymirecError(f"online store {config.online_store.path} is missing")
     with naming_the_store(home):
         try:
-            store = FeatureStore(config=config)
+            store = _Store(config=config)
             store.registry.refresh()
         except FeastRegistrySchemaError as error:
             raise VersionError(nothing) from error
@@ -187,7 +191,7 @@ def changing_registry(home: Home) -> Iterator[FeatureStore]:
         if _is_sqlite(config):
             # Lets reads go on while rows are written; SQLite keeps the setting in the file.
             _pragma(config, "journal_mode=WAL")
-        yield FeatureStore(config=config)
+        yield _Store(config=config)
         if draft is not None:
             draft.replace(registry)
 
@@ -252,6 +256,27 @@ def _retry_once(store: FeatureStore) -> None:
     # Feast has no setting for it.
     client = provider(store).online_store._get_client(store.config.online_store)
     client.set_retry(Retry(ConstantBackoff(0.05), 1))
+
+
+class _Registry(SqlRegistry):
+    """Feast's, whose every reading is told from every other.
+
+    Feast remembers the lists in a registry once for the process, by the address of what it read
+    and its version id, which its SQL registry leaves empty. What is read next may come to lie
+    where something older lay, of another registry even, and be taken for that.
+    """
+
+    def proto(self) -> RegistryProto:
+        read = super().proto()
+        read.version_id = uuid.uuid4().hex
+        return read
+
+
+class _Store(FeatureStore):
+    def _create_registry(self) -> BaseRegistry:
+        if _is_file_registry(self.config):
+            return super()._create_registry()
+        return _Registry(self.config.registry, self.config.project, None)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import publishing
 import pytest
+from feast.infra.registry import proto_registry_utils
 
 from features import online, stores
 from features.addresses import hide_password, postgresql_url, redis_connection
@@ -56,6 +57,17 @@ def test_nothing_of_a_home_on_servers_is_in_files(tmp_path, on_servers):
     assert items_of(elsewhere, "u1") == ["i1", "i2"]
     publish(elsewhere, NEXT)
     assert online.list_codebooks(home) == [CODEBOOK, NEXT]
+
+
+def test_what_feast_remembers_of_a_registry_is_told_from_what_came_before(
+    tmp_path, on_servers, monkeypatch
+):
+    """It goes by addresses of memory, and what is freed leaves its address to what comes next."""
+    monkeypatch.setattr(proto_registry_utils, "id", lambda _: 1, raising=False)
+    home = Home.at(tmp_path)
+    for codebook_id in (CODEBOOK, NEXT):
+        publish(home, codebook_id)
+        assert items_of(home, "u1", codebook_id) == ["i1", "i2"]
 
 
 def test_a_late_click_counts_on_redis(tmp_path, on_servers):
