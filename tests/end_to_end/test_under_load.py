@@ -23,20 +23,21 @@ SWITCHES = 10
 
 @pytest.fixture(scope="module")
 def registry(home):
-    """The home's registry, with a second version of the same model."""
+    """The home's registry, with a challenger: another version of the same model."""
     # Of the process, too: a version of a logged model is looked for where that says.
     mlflow.set_tracking_uri(home.mlflow_uri)
     client = mlflow.MlflowClient(home.mlflow_uri, home.mlflow_uri)
     first = client.get_model_version("hymirec", "1")
-    if len(client.search_model_versions("name = 'hymirec'")) == 1:
-        client.create_model_version(
-            "hymirec", source=first.source, run_id=first.run_id, tags=first.tags
-        )
+    # Not always 2: numbers of versions that other tests have deleted are not given again.
+    other = client.create_model_version(
+        "hymirec", source=first.source, run_id=first.run_id, tags=first.tags
+    )
     client.set_registered_model_alias("hymirec", "champion", "1")
-    client.set_registered_model_alias("hymirec", "challenger", "2")
+    client.set_registered_model_alias("hymirec", "challenger", other.version)
     yield client
     client.set_registered_model_alias("hymirec", "champion", "1")
     client.delete_registered_model_alias("hymirec", "challenger")
+    client.delete_model_version("hymirec", other.version)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +77,11 @@ def server_pids(home):
 
 
 def test_ten_promotions_and_rollbacks_fail_nobody(gateway, registry):
+    challenger = str(registry.get_model_version_by_alias("hymirec", "challenger").version)
     visible = []
     with Load(gateway) as load:
         until(lambda: load.latest() is not None, 30)
-        for turn in range(SWITCHES):
-            version = "12"[(turn + 1) % 2]
+        for version in [challenger, "1"] * (SWITCHES // 2):
             registry.set_registered_model_alias("hymirec", "champion", version)
             moved = time.monotonic()
             until(lambda version=version: load.latest().version == version, 30)
